@@ -1,0 +1,74 @@
+"""The one lazy door up: to the room of the host (Invoke, Fabric) that this process runs in, if it runs in one.
+
+A task that is decorated inside a running host needs what only the host's room knows, and a room that imports Invoke may not be
+loaded for people who do not use it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, cast
+
+from ld_deploy_hooks._log import internal_fault
+from ld_deploy_hooks._verdicts import Verdict
+
+__all__ = ["HostRoom", "Surroundings", "host_room"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Surroundings:
+    """What the host says of the place that a block is entered in.
+
+    Attributes:
+        configuration: the host's ``ld_deploy_hooks:`` configuration.
+        dry: whether the host runs its commands dry.
+        context_given: whether the first argument is a context of the host's, which differs from call to call.
+    """
+
+    configuration: Mapping[str, Any] = field(default_factory=dict)
+    dry: bool = False
+    context_given: bool = False
+
+
+class HostRoom(Protocol):
+    """What the room of a host offers; ``invoke`` and ``fabric`` are modules of this shape."""
+
+    def install(self) -> None:
+        """Make the running program use our executor."""
+
+    def is_task(self, thing: object) -> bool:
+        """Whether ``thing`` is one of the host's tasks."""
+
+    def wrap_task(self, task: Any, wrap: Callable[[Any], Any]) -> Any:
+        """Return the same task with its body wrapped."""
+
+    def surroundings(self, arguments: tuple[Any, ...]) -> Surroundings:
+        """Say where a block is entered: by the Context among ``arguments``, else by the program that runs."""
+
+    def host_of(self, arguments: tuple[Any, ...]) -> str | None:
+        """Return the host that a task called with ``arguments`` works on, if it is given a connection."""
+
+    def verdict(self, error: BaseException) -> Verdict | None:
+        """Return the verdict on an exception of the host; None for one that is not its own."""
+
+    def notice_missing_executor(self) -> None:
+        """Say once that another executor is in the way of ours."""
+
+
+def host_room() -> HostRoom | None:
+    """Return the room of the host that is loaded, Fabric's before Invoke's; None in plain Python."""
+    try:
+        if "fabric" in sys.modules:
+            from ld_deploy_hooks import fabric
+
+            return cast("HostRoom", fabric)
+        if "invoke" in sys.modules:
+            from ld_deploy_hooks import invoke
+
+            return cast("HostRoom", invoke)
+    except Exception as error:
+        # Another package of that name, a version that nobody has seen yet: the deploy is told as plain Python.
+        internal_fault("Looking at Invoke or Fabric", error)
+    return None

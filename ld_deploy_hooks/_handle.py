@@ -1,0 +1,115 @@
+"""The deployment that deploy code gets to hold: ``with deployment(...) as d``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from ld_deploy_hooks._hosts import connection_labels
+from ld_deploy_hooks._log import internal_fault
+from ld_deploy_hooks._run import Plan, Run
+from ld_deploy_hooks._verdicts import Verdict
+from ld_deploy_hooks._waiting import wait
+
+if TYPE_CHECKING:
+    from ld_deploy_hooks._records import Identity
+
+__all__ = ["Deployment"]
+
+
+class Deployment:
+    """One deployment that runs. Nested blocks of the same identity give the same object.
+
+    None of its methods waits for the network, and none but :meth:`start` raises anything of ours.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self._run = Run(plan)
+        self._run.handle = self
+
+    def __repr__(self) -> str:
+        application = self.identity.application_key if self.identity is not None else None
+        return f"<Deployment {application!r} {self.state} id={self.id}>"
+
+    @property
+    def id(self) -> str:
+        """UUID of this run of the deployment."""
+        return self._run.id
+
+    @property
+    def identity(self) -> Identity | None:
+        """What LaunchDarkly pairs its events by; None before the start, and when a required field is missing."""
+        return self._run.identity
+
+    @property
+    def state(self) -> str:
+        """``pending``, ``started``, ``finished`` or ``failed``."""
+        return self._run.state
+
+    @property
+    def started_at(self) -> int | None:
+        """When it started, in Unix milliseconds; None while pending."""
+        return self._run.started_at
+
+    @property
+    def ended_at(self) -> int | None:
+        """When it ended, in Unix milliseconds; None while open."""
+        return self._run.ended_at
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """The user's deploymentMetadata; what is put into it is sent with the next event."""
+        return self._run.metadata
+
+    def start(self) -> None:
+        """Tell the start now (for ``autostart=False``); does nothing when it has started.
+
+        Raises:
+            SettingsError: a setting is missing or cannot be used, and ``strict`` is on.
+        """
+        if self._run.state == "pending":
+            self._run = self._run.start()
+            wait(self._run.on_disk)
+
+    def custom(self, metadata: Mapping[str, Any] | None = None, /, **more: Any) -> None:
+        """Tell a custom event: an annotation that opens and closes nothing.
+
+        Args:
+            metadata: sent as eventMetadata; what is no JSON is told as its type's name.
+            **more: the same, by keyword; they win over ``metadata``.
+        """
+        try:
+            wait(self._run.custom({**(metadata or {}), **more}))
+        except Exception as error:
+            internal_fault("Telling a custom event", error)
+
+    def mark_failed(self, detail: str) -> None:
+        """Let the deployment end as failed, with these words, whatever its outcome; the block goes on."""
+        self._run.mark(Verdict(failed=True, reason="error", detail=str(detail)))
+
+    def mark_cancelled(self, detail: str) -> None:
+        """Let the deployment end as failed because somebody cancelled it; the block goes on."""
+        self._run.mark(Verdict(failed=True, reason="cancelled", detail=str(detail)))
+
+    def host_succeeded(self, host: str) -> None:
+        """Say that the deployment went well on ``host``."""
+        self._run.host_succeeded(str(host))
+
+    def host_failed(self, host: str, error: BaseException | None = None) -> None:
+        """Say that the deployment failed on ``host``; whether it failed as a whole, the block's outcome says.
+
+        Args:
+            host: as it should be shown.
+            error: what happened there; of a deployment that fails without an error of its own, its type's name is told.
+        """
+        self._run.host_failed(str(host), error)
+
+    def record_group(self, group_result: Any) -> None:
+        """Take over how each host fared from a Fabric ``GroupResult``, or from ``GroupException.result``."""
+        succeeded = list(getattr(group_result, "succeeded", None) or ())
+        failed = dict(getattr(group_result, "failed", None) or {})
+        named = connection_labels([*succeeded, *failed])
+        for host in named[: len(succeeded)]:
+            self.host_succeeded(host)
+        for host, error in zip(named[len(succeeded) :], failed.values(), strict=True):
+            self.host_failed(host, error)

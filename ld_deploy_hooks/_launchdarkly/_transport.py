@@ -1,0 +1,207 @@
+"""Requests over the wire: each on a connection of its own, kept alive for a while, bounded in bytes and in time."""
+
+from __future__ import annotations
+
+import functools
+import io
+import os
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import socket
+
+    from requests import PreparedRequest
+    from requests.adapters import HTTPAdapter
+
+__all__ = ["Reply", "Transport"]
+
+
+@dataclass
+class Reply:
+    """What came back.
+
+    Attributes:
+        status: HTTP status; None when there was no answer.
+        headers: whose names may be written in any case.
+        body: as it came, up to what was asked for; empty if it broke off.
+        error: name of the type of what went wrong, before the answer or in its body; empty if nothing did.
+    """
+
+    status: int | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
+    error: str = ""
+
+
+class Transport:
+    """Sends requests with one token. Threads may share it.
+
+    Args:
+        token: goes out as ``Authorization``.
+        past_proxies: no proxy of the environment is used.
+        connect_timeout: seconds, for every address of the host.
+        read_timeout: seconds from the end of the request to the end of the answer, however slowly it drips.
+        keep_alive: seconds after which an idle connection is not used again.
+    """
+
+    def __init__(
+        self, *, token: str, past_proxies: bool, connect_timeout: float, read_timeout: float, keep_alive: float
+    ) -> None:
+        self._token = token
+        self._past_proxies = past_proxies
+        self._timeouts = (connect_timeout, read_timeout)
+        self._keep_alive = keep_alive
+        self._lock = threading.Lock()
+        # With the monotonic time of the last use; the last one was used last.
+        self._idle: list[tuple[HTTPAdapter, float]] = []
+        self._closed = False
+
+    def exchange(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, *, most: int) -> Reply:
+        """Send one request and return what came back, with at most ``most`` bytes of its body.
+
+        Raises nothing that the network or the server does.
+        """
+        import requests
+
+        adapter = self._take()
+        reply = Reply()
+        try:
+            request = requests.Request(method, url, headers=dict(headers), data=body, auth=self._authorize).prepare()
+            # By an adapter, not a session: that keeps cookies, and reads a redirect's body however long it is.
+            response = adapter.send(
+                request,
+                stream=True,
+                timeout=self._timeouts,
+                verify=_trusted(),
+                proxies={} if self._past_proxies else requests.utils.get_environ_proxies(url, no_proxy=None),
+            )
+            try:
+                reply.status, reply.headers = response.status_code, response.headers
+                reply.body = response.raw.read(most, decode_content=False)
+            finally:
+                # Kept alive if it was read to its end, else closed.
+                response.close()
+        except Exception as error:
+            reply.error = _kind_of(error)
+        finally:
+            self._give_back(adapter)
+        return reply
+
+    def _authorize(self, request: PreparedRequest) -> PreparedRequest:
+        # As requests' auth, not among the headers: neither ~/.netrc nor a user in the URI takes its place.
+        request.headers["Authorization"] = self._token
+        return request
+
+    def _take(self) -> HTTPAdapter:
+        oldest = time.monotonic() - self._keep_alive
+        with self._lock:
+            while self._idle and self._idle[0][1] <= oldest:
+                self._idle.pop(0)[0].close()
+            if self._idle:
+                return self._idle.pop()[0]
+        return _adapter_class()(pool_connections=1, pool_maxsize=1, max_retries=0)
+
+    def _give_back(self, adapter: HTTPAdapter) -> None:
+        with self._lock:
+            if not self._closed:
+                self._idle.append((adapter, time.monotonic()))
+                return
+        adapter.close()
+
+    def close(self) -> None:
+        """Close every connection; one that is in use closes when its request ends."""
+        with self._lock:
+            self._closed = True
+            idle, self._idle = self._idle, []
+        for adapter, _ in idle:
+            adapter.close()
+
+
+def _kind_of(error: Exception) -> str:
+    """Return the type's name of what went wrong: of the cause, where requests only wraps it."""
+    reason = getattr(error.args[0], "reason", None) if error.args else None
+    return type(reason if isinstance(reason, Exception) else error).__name__
+
+
+def _trusted() -> str | bool:
+    """Return what certificates are verified against: what the environment names, else what requests brings."""
+    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+        if path := os.environ.get(name):
+            return path
+    # OpenSSL's own, which requests leaves out. Some systems set it to a file that does not exist.
+    path = os.environ.get("SSL_CERT_FILE")
+    return path if path and Path(path).is_file() else True
+
+
+class _UntilDeadline(io.RawIOBase):
+    """A connection's bytes, until the socket's own timeout has passed since this was made: for all of them together.
+
+    A socket's timeout is for each single read; a server that drips bytes is never done.
+    """
+
+    def __init__(self, raw: io.RawIOBase, sock: socket.socket) -> None:
+        super().__init__()
+        self._raw = raw
+        self._sock = sock
+        self._deadline = time.monotonic() + (sock.gettimeout() or 0.0)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        self._sock.settimeout(left)
+        return self._raw.readinto(buffer)
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+@functools.cache
+def _adapter_class() -> type[HTTPAdapter]:
+    """Return requests' adapter, whose answers have to be there, whole, within the read timeout."""
+    import http.client
+
+    import requests.adapters
+
+    class Response(http.client.HTTPResponse):
+        def __init__(self, sock: socket.socket, *args: Any, **options: Any) -> None:
+            super().__init__(sock, *args, **options)
+            self.fp = io.BufferedReader(_UntilDeadline(self.fp.detach(), sock))
+
+        def begin(self) -> None:
+            super().begin()
+            # urllib3 logs a traceback for headers that it finds odd: our line is enough.
+            self.msg.defects = []
+            self.msg.set_payload("")
+
+    @functools.cache
+    def bounded(pool: Any) -> Any:
+        connection = pool.ConnectionCls
+        if connection.response_class is Response:
+            return pool
+        connection = type(connection.__name__, (connection,), {"response_class": Response})
+        return type(pool.__name__, (pool,), {"ConnectionCls": connection})
+
+    def bound(manager: Any) -> Any:
+        pools = manager.pool_classes_by_scheme
+        manager.pool_classes_by_scheme = {scheme: bounded(pool) for scheme, pool in pools.items()}
+        return manager
+
+    class Adapter(requests.adapters.HTTPAdapter):
+        def init_poolmanager(self, *args: Any, **options: Any) -> None:
+            super().init_poolmanager(*args, **options)
+            bound(self.poolmanager)
+
+        def proxy_manager_for(self, *args: Any, **options: Any) -> Any:
+            return bound(super().proxy_manager_for(*args, **options))
+
+    return Adapter

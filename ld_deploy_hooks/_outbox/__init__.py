@@ -1,0 +1,13 @@
+"""The durable queue and the history: one SQLite file, which outlives the processes that write it.
+
+``_queue`` records and delivers, ``_upkeep`` looks at what is kept and keeps it in order: the ``Outbox`` is both.
+``_database`` is the one place where sqlite3 lives, ``_file`` the file as the operating system sees it, ``_tables`` what
+is in it.
+"""
+
+from __future__ import annotations
+
+from ld_deploy_hooks._outbox._tables import Claimed, Counts, DeploymentStatus, EventStatus, OpenDeployment
+from ld_deploy_hooks._outbox._upkeep import Outbox
+
+__all__ = ["Claimed", "Counts", "DeploymentStatus", "EventStatus", "OpenDeployment", "Outbox"]

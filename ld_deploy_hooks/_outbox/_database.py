@@ -1,0 +1,278 @@
+"""One connection to the outbox's file: opening it whatever its state, transactions, and faults that say what to do.
+
+The only place where sqlite3 lives. Nothing of sqlite3 leaves it: every fault is an OutboxError.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from ld_deploy_hooks._errors import OutboxError
+from ld_deploy_hooks._outbox._file import (
+    file_id,
+    folder_lock,
+    leftover_log,
+    make_private,
+    on_network,
+    os_error_name,
+    refusal,
+    set_aside,
+)
+from ld_deploy_hooks._outbox._tables import APPLICATION_ID, SCHEMA, SCHEMA_VERSION
+
+__all__ = ["Database"]
+
+# Milliseconds to wait for other writers: more than any was ever seen to take, so that nothing is given up.
+_BUSY = 15_000
+_PAUSE = 10
+
+# Python 3.10 knows the texts of SQLite's errors only (`sqlite3_errstr` and a few of its own).
+_NAMES = {
+    "attempt to write a readonly database": "SQLITE_READONLY",
+    "database disk image is malformed": "SQLITE_CORRUPT",
+    "database is locked": "SQLITE_BUSY",
+    "database or disk is full": "SQLITE_FULL",
+    "database schema is locked": "SQLITE_LOCKED",
+    "database table is locked": "SQLITE_LOCKED",
+    "disk I/O error": "SQLITE_IOERR",
+    "file is encrypted or is not a database": "SQLITE_NOTADB",
+    "file is not a database": "SQLITE_NOTADB",
+    "locking protocol": "SQLITE_PROTOCOL",
+    "unable to open database file": "SQLITE_CANTOPEN",
+}
+
+
+class _Unusable(Exception):
+    """The file is no database or a broken one, or another process is moving such a one away."""
+
+
+class Database:
+    """A connection that is made and used by one thread of one process.
+
+    Args:
+        path: the file; None for a database in memory.
+
+    Attributes:
+        set_aside: where a damaged file was moved to, the last one if there were several; None if there was none.
+
+    Raises:
+        OutboxError: the file cannot be opened or written, was written by a newer version or by another program.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self.set_aside: Path | None = None
+        self._path = path
+        self._process = os.getpid()
+        self._depth = 0
+        self._closed = False
+        self._file: tuple[int, int] | None = None
+        self._connection: sqlite3.Connection | None = self._open()
+
+    def close(self) -> None:
+        """Close the connection; not in a forked child, where that would undo the parent's transaction."""
+        self._closed = True
+        if os.getpid() == self._process:
+            self._disconnect()
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Commit what the block does, or undo it if it raises.
+
+        A transaction within another is a part of it that can be undone alone; durable it is when the outer one is.
+
+        Raises:
+            OutboxError: it could not be committed; nothing of it is kept.
+        """
+        point = f"command_{self._depth}"
+        outermost = self._depth == 0
+        try:
+            # IMMEDIATE: who reads first and wants to write then is refused without waiting, busy timeout or not.
+            self.execute("BEGIN IMMEDIATE" if outermost else f"SAVEPOINT {point}")
+            self._depth += 1
+            try:
+                yield
+                self.execute("COMMIT" if outermost else f"RELEASE {point}")
+            finally:
+                self._depth -= 1
+        except BaseException:
+            self._undo(["ROLLBACK"] if outermost else [f"ROLLBACK TO {point}", f"RELEASE {point}"])
+            raise
+
+    def rows(self, sql: str, *parameters: object) -> list[tuple[Any, ...]]:
+        """Return all rows of a query."""
+        return self.execute(sql, parameters)[0]
+
+    def change(self, sql: str, *parameters: object) -> int:
+        """Return how many rows a statement changed."""
+        return self.execute(sql, parameters)[1]
+
+    def execute(self, sql: str, parameters: tuple[object, ...] = ()) -> tuple[list[tuple[Any, ...]], int]:
+        """Run one statement to its end; return its rows, and how many it changed."""
+        connection = self._usable()
+        try:
+            cursor = connection.execute(sql, parameters)
+            return cursor.fetchall(), cursor.rowcount
+        except sqlite3.Error as error:
+            raise self._fault(error) from None
+
+    def _usable(self) -> sqlite3.Connection:
+        if os.getpid() != self._process or self._closed:
+            state = "closed" if self._closed else "another process's, which this one was forked from"
+            raise self._error(f"cannot be used: it is {state}.")
+        if self._connection is None and self._depth == 0:
+            self._connection = self._open()
+        if self._connection is None or (self._depth > 0 and not self._connection.in_transaction):
+            # SQLite undoes the whole of a transaction when the disk is full and the like. What follows in it may not be
+            # committed one by one.
+            raise self._error("undid a group of changes, because one of them failed.")
+        return self._connection
+
+    def _undo(self, statements: list[str]) -> None:
+        connection = self._connection
+        if connection is None or os.getpid() != self._process:
+            return
+        try:
+            if connection.in_transaction:
+                for statement in statements:
+                    connection.execute(statement)
+        except sqlite3.Error:
+            # A part that cannot be undone alone: no half of it may be committed.
+            with suppress(sqlite3.Error):
+                connection.execute("ROLLBACK")
+
+    # -- opening ------------------------------------------------------------------------------------------------------
+
+    def _open(self) -> sqlite3.Connection:
+        try:
+            try:
+                return self._connect()
+            except _Unusable:
+                assert self._path is not None
+            with folder_lock(self._path.parent):
+                try:
+                    return self._connect()  # another process may have put a new one there meanwhile
+                except _Unusable:
+                    self.set_aside = set_aside(self._path)
+                return self._connect()
+        except sqlite3.Error as error:
+            raise refusal(self._path, _name(error)) from None
+        except OSError as error:
+            raise refusal(self._path, os_error_name(error)) from None
+        except _Unusable:
+            raise refusal(self._path, "SQLITE_CORRUPT") from None
+
+    def _connect(self) -> sqlite3.Connection:
+        if self._path is None:
+            return self._connected(":memory:")
+        try:
+            make_private(self._path)
+            if leftover_log(self._path):
+                raise _Unusable
+            self._file = file_id(self._path)
+            # Never rwc: a file that SQLite makes could be read by others.
+            return self._connected(f"{self._path.absolute().as_uri()}?mode=rw")
+        except sqlite3.Error as error:
+            if _is_damage(_name(error)) or file_id(self._path) is None:
+                raise _Unusable from None
+            raise
+        except FileNotFoundError:
+            raise _Unusable from None
+
+    def _connected(self, where: str) -> sqlite3.Connection:
+        connection = sqlite3.connect(where, timeout=0, isolation_level=None, uri=True)
+        # A reference to itself, which only close() ends. Otherwise a forked child that forgets its parent's connection
+        # would close it, and with that undo in the file what the parent is about to commit.
+        connection.create_function("keep", 0, lambda kept=connection: None)
+        try:
+            self._prepare(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _prepare(self, connection: sqlite3.Connection) -> None:
+        mode = "MEMORY" if self._path is None else "DELETE" if on_network(self._path) else "WAL"
+        for pause in range(_BUSY // _PAUSE, -1, -1):
+            try:
+                self._check_kind(connection)
+                # Where the system has no shared memory SQLite stays with DELETE.
+                connection.execute(f"PRAGMA journal_mode = {mode}").fetchall()
+                break
+            except sqlite3.OperationalError as error:
+                # Of several that start with a new file, SQLite refuses some without waiting.
+                if pause == 0 or not _name(error).startswith(("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_PROTOCOL")):
+                    raise
+                time.sleep(_PAUSE / 1000)
+        connection.execute(f"PRAGMA busy_timeout = {_BUSY}")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA mmap_size = 0")
+        # Also where there is nothing to make: a file that cannot be written is to be known now.
+        connection.execute("BEGIN IMMEDIATE")
+        ((version,),) = connection.execute("PRAGMA user_version")
+        if version == 0:
+            for statement in SCHEMA:
+                connection.execute(statement)
+            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        connection.execute("COMMIT")
+
+    def _check_kind(self, connection: sqlite3.Connection) -> None:
+        # In this order: another process may be making the tables, all at once.
+        ((tables,),) = connection.execute("SELECT count(*) FROM sqlite_master")
+        ((version,),) = connection.execute("PRAGMA user_version")
+        ((application,),) = connection.execute("PRAGMA application_id")
+        if not tables and not version:
+            return
+        if application != APPLICATION_ID:
+            what, step = "it is another program's database", "Set LD_DEPLOY_OUTBOX to a file of its own"
+        elif version > SCHEMA_VERSION:
+            what = f"a newer ld-deploy-hooks wrote it (schema {version}, this one knows {SCHEMA_VERSION})"
+            step = "Upgrade ld-deploy-hooks, or set LD_DEPLOY_OUTBOX to another file"
+        else:
+            return
+        raise self._error(f"cannot be used: {what}. {step}.")
+
+    # -- faults -------------------------------------------------------------------------------------------------------
+
+    def _fault(self, error: sqlite3.Error) -> OutboxError:
+        name = _name(error)
+        if self._path is None or not _is_damage(name):
+            return refusal(self._path, name)
+        self._disconnect()
+        try:
+            with folder_lock(self._path.parent):
+                # Unless another process was first.
+                if file_id(self._path) == self._file:
+                    self.set_aside = set_aside(self._path)
+        except OSError as moving:
+            return refusal(self._path, os_error_name(moving))
+        kept = f"; it was moved to {self.set_aside}" if self.set_aside else ""
+        return self._error(f"is damaged ({name}){kept}. A new one takes its place.")
+
+    def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with suppress(sqlite3.Error):
+                connection.close()
+
+    def _error(self, what: str) -> OutboxError:
+        where = ":memory:" if self._path is None else str(self._path)
+        return OutboxError(f"The outbox {where} {what}", path=where)
+
+
+def _is_damage(name: str) -> bool:
+    return name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB"))
+
+
+def _name(error: sqlite3.Error) -> str:
+    """Return SQLite's name of an error; its type's where there is none, never its text."""
+    name = getattr(error, "sqlite_errorname", None) or _NAMES.get(str(error))
+    if name is None and str(error).startswith("malformed database schema"):
+        name = "SQLITE_CORRUPT"
+    return str(name or type(error).__name__)

@@ -1,0 +1,250 @@
+"""The outbox's file as the operating system sees it: made for one user, moved aside when damaged, or refused."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+import re
+import shlex
+import stat
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from ld_deploy_hooks._errors import OutboxError
+
+if sys.platform != "win32":
+    import fcntl
+    import pwd
+
+__all__ = [
+    "file_id",
+    "folder_lock",
+    "leftover_log",
+    "make_private",
+    "on_network",
+    "os_error_name",
+    "refusal",
+    "set_aside",
+]
+
+# What SQLite keeps beside a file, in the order in which it must go: a file without its log is old, but a log beside a
+# file that is not its own would be written into that one.
+_COMPANIONS = ("-journal", "-wal", "-shm")
+_PRIVATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+_ELSEWHERE = "set LD_DEPLOY_OUTBOX to a file elsewhere"
+_MAKE_ROOM = f"Make room there, or {_ELSEWHERE}"
+_LOCKED = ("another process kept it locked for too long", f"End what has it open (`fuser` tells), or {_ELSEWHERE}")
+
+# File systems on which SQLite's shared memory does not work between hosts.
+_NETWORK = re.compile(
+    r"9p|afs|beegfs|ceph|cifs|coda|davfs|fuse\..+|gfs2|glusterfs|gpfs|lustre|ncpfs|nfs4?|ocfs2|smb[23]?|smbfs|virtiofs"
+)
+
+
+def make_private(path: Path) -> None:
+    """Make the folder (0700) and an empty file (0600), as far as they are missing.
+
+    A file that is there is not opened: closing it would drop the locks that this process holds on it (POSIX).
+
+    Raises:
+        OutboxError: folder or file belongs to another user, or the file is none.
+        OSError: the operating system says no.
+    """
+    folder = path.parent
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    owner = folder.stat().st_uid
+    # Root's folders (/tmp, /var/lib/ci) are as safe as the system; those of any third user are not.
+    if _foreign(owner) and owner != 0:
+        raise _no_trust(path, folder, owner)
+    try:
+        os.close(os.open(path, _PRIVATE, 0o600))
+    except FileExistsError:
+        found = path.lstat()
+        if not stat.S_ISREG(found.st_mode):
+            kind = "a symbolic link, which could lead anywhere" if stat.S_ISLNK(found.st_mode) else "not a file"
+            raise OutboxError(
+                f"The outbox {path} cannot be used: it is {kind}. Move it away, or {_ELSEWHERE}.", path=str(path)
+            ) from None
+        if _foreign(found.st_uid):
+            raise _no_trust(path, path, found.st_uid) from None
+
+
+def set_aside(path: Path) -> Path:
+    """Move a damaged file and what SQLite keeps beside it to names that nothing has yet; return the file's new name.
+
+    The name tells when the file was last written (UTC). Call it under :func:`folder_lock`.
+
+    Raises:
+        OSError: it cannot be moved.
+    """
+    written = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(path.stat().st_mtime))
+    for count in itertools.count(1):
+        target = path.with_name(f"{path.name}.damaged-{written}-{count}")
+        if not any(os.path.lexists(f"{target}{companion}") for companion in _COMPANIONS):
+            try:
+                # Renaming overwrites: the name is taken first.
+                os.close(os.open(target, _PRIVATE, 0o600))
+                break
+            except FileExistsError:
+                continue
+    for companion in _COMPANIONS:
+        with suppress(FileNotFoundError):
+            os.replace(f"{path}{companion}", f"{target}{companion}")  # noqa: PTH105 (names, not paths)
+    path.replace(target)
+    return target
+
+
+@contextmanager
+def folder_lock(folder: Path) -> Iterator[None]:
+    """Let one process at a time move files aside in ``folder``.
+
+    Waits 5 s at most; where folders cannot be locked (Windows, some network file systems) it goes on without.
+    """
+    if sys.platform == "win32":
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        for _ in range(250):
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                time.sleep(0.02)
+            except OSError:
+                break
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def leftover_log(path: Path) -> bool:
+    """Return whether a log lies beside an empty file: SQLite would delete it unread.
+
+    The log is looked at first: a file that has a log in use was written before, and never gets empty again.
+    """
+    try:
+        return os.stat(f"{path}-wal").st_size > 0 and path.stat().st_size == 0  # noqa: PTH116 (a name, not a path)
+    except FileNotFoundError:
+        return False
+
+
+def file_id(path: Path) -> tuple[int, int] | None:
+    """Return what tells this file from another of the same name, None if there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def on_network(path: Path, mounts: str | None = None) -> bool:
+    """Return whether ``path`` lies on a network file system, as far as Linux tells.
+
+    Args:
+        path: the outbox file; its folder exists.
+        mounts: the text of ``/proc/self/mounts``, which is read if left out.
+    """
+    if mounts is None:
+        try:
+            mounts = os.fsdecode(Path("/proc/self/mounts").read_bytes())
+        except OSError:
+            return False
+    place = Path(os.path.realpath(path.parent))
+    best, kind = -1, ""
+    for line in mounts.splitlines():
+        fields = line.split(" ")
+        if len(fields) > 2:
+            mounted = Path(re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), fields[1]))
+            # Of two that are mounted on one folder the later covers the earlier.
+            if len(mounted.parts) >= best and (mounted == place or mounted in place.parents):
+                best, kind = len(mounted.parts), fields[2]
+    return _NETWORK.fullmatch(kind) is not None
+
+
+# -- why not, and what next -------------------------------------------------------------------------------------------
+
+# Why, and what to do; None: it is a matter of who may do what.
+_NO_FOLDER = ("its folder is no folder", f"Remove what is in its place, or {_ELSEWHERE}")
+_REASONS: dict[str, tuple[str, str | None]] = {
+    "BUSY": _LOCKED,
+    "CANTOPEN": ("it cannot be opened", None),
+    "CONSTRAINT": ("it holds something else of that id", "This is a fault of ld-deploy-hooks: please report it"),
+    "FULL": ("the disk is full", _MAKE_ROOM),
+    "IOERR": ("the disk answers with an error", f"Look at the system's log, or {_ELSEWHERE}"),
+    "LOCKED": _LOCKED,
+    "PROTOCOL": _LOCKED,
+    "READONLY": ("it cannot be written", None),
+    "EACCES": ("permission denied", None),
+    "EDQUOT": ("the disk quota is used up", _MAKE_ROOM),
+    "EEXIST": _NO_FOLDER,
+    "ENOSPC": ("the disk is full", _MAKE_ROOM),
+    "ENOTDIR": _NO_FOLDER,
+    "EPERM": ("permission denied", None),
+    "EROFS": ("the file system is read-only", f"Please {_ELSEWHERE}"),
+}
+
+
+def refusal(path: Path | None, name: str) -> OutboxError:
+    """Return the error that says what failed, why and what to do.
+
+    Args:
+        path: the outbox file, None for one in memory.
+        name: of the failure, as SQLite (``SQLITE_FULL``) or the operating system (``ENOSPC``) calls it.
+    """
+    kind = name.removeprefix("SQLITE_").partition("_")[0]
+    why, step = _REASONS.get(kind, ("it failed", f"Please {_ELSEWHERE}, and report this"))
+    if path is None:
+        return OutboxError(f"The outbox :memory: cannot be used: {why} ({name}).", path=":memory:")
+    step = step or _how_to_get_access(path)
+    return OutboxError(f"The outbox {path} cannot be used: {why} ({name}). {step}.", path=str(path))
+
+
+def os_error_name(error: OSError) -> str:
+    """Return the error's name (``EACCES``), never its text."""
+    return errno.errorcode.get(error.errno or 0, type(error).__name__)
+
+
+def _how_to_get_access(path: Path) -> str:
+    for suspect in (path, *(Path(f"{path}{companion}") for companion in _COMPANIONS), *path.parents):
+        try:
+            found = suspect.stat()
+        except OSError:
+            continue
+        if _foreign(found.st_uid):
+            return _give_back(suspect, found.st_uid)
+        if stat.S_ISDIR(found.st_mode):
+            break
+    return f"Let this user write in {path.parent}, or {_ELSEWHERE}"
+
+
+def _no_trust(path: Path, suspect: Path, owner: int) -> OutboxError:
+    return OutboxError(f"The outbox {path} cannot be used: {_give_back(suspect, owner)}.", path=str(path))
+
+
+def _give_back(suspect: Path, owner: int) -> str:
+    me = os.geteuid()
+    what = f"{suspect} belongs to {_user(owner)}, not to {_user(me)}"
+    if me == 0:
+        # What root made its own, the owner could not use any more.
+        return f"{what}. Run without sudo, or {_ELSEWHERE}"
+    if not suspect.is_dir():
+        return f"{what}. Give it back with `sudo chown {_user(me)} {shlex.quote(str(suspect))}*`, or {_ELSEWHERE}"
+    if Path(os.path.expanduser("~")) in suspect.parents:  # noqa: PTH111 (Path.home() raises where there is none)
+        return f"{what}. Give it back with `sudo chown -R {_user(me)} {shlex.quote(str(suspect))}`, or {_ELSEWHERE}"
+    return f"{what}. Please {_ELSEWHERE}"
+
+
+def _foreign(owner: int) -> bool:
+    return hasattr(os, "geteuid") and owner != os.geteuid()
+
+
+def _user(number: int) -> str:
+    if sys.platform != "win32":
+        with suppress(KeyError):
+            return pwd.getpwuid(number).pw_name
+    return str(number)

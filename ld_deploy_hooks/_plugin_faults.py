@@ -1,0 +1,170 @@
+"""What can be wrong with a plugin: how its functions are written, what they raise, what they answer."""
+
+from __future__ import annotations
+
+import inspect
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import CodeType
+from typing import Any
+
+from ld_deploy_hooks import hookspecs
+from ld_deploy_hooks._records import DeploymentEvent
+
+__all__ = [
+    "HOOKS",
+    "NonsenseError",
+    "answer_of",
+    "fault_of",
+    "is_from_outside",
+    "looks_like_a_hook",
+    "read_event",
+    "read_mapping",
+    "where_raised",
+]
+
+_HERE = Path(__file__).parent
+_PREFIX = "ld_deploy_"
+
+# Every hook and the names of its arguments.
+HOOKS: Mapping[str, Sequence[str]] = {
+    name: tuple(inspect.signature(spec).parameters)
+    for name, spec in vars(hookspecs).items()
+    if name.startswith(_PREFIX)
+}
+
+
+class NonsenseError(Exception):
+    """An answer cannot be used; the text says why, in our own words, to be read after the hook's name."""
+
+
+def looks_like_a_hook(name: str) -> bool:
+    """Whether whoever wrote a function called ``name`` meant it as a hook."""
+    return name.startswith(_PREFIX)
+
+
+def fault_of(name: str, function: Callable[..., object], options: Mapping[str, Any] | None) -> str | None:
+    """Return why ``function`` is never called, in words to be read after the plugin's name; None if it is no fault.
+
+    Args:
+        name: what the plugin calls it.
+        options: what ``@hookimpl`` noted, None if it is not marked.
+    """
+    if options is None:
+        return _unmarked(name, function)
+    hook = options["specname"] or name
+    if hook not in HOOKS:
+        # An optional one is for another release of this package.
+        return None if options["optionalhook"] else _unknown(hook)
+    wrong = None
+    if options["wrapper"] or options["hookwrapper"]:
+        wrong = "it is a wrapper, and there is nothing to wrap: each plugin is called alone"
+    for argument in inspect.signature(function).parameters.values():
+        if argument.kind in (argument.VAR_POSITIONAL, argument.VAR_KEYWORD, argument.KEYWORD_ONLY):
+            wrong = wrong or f"its argument {argument.name} cannot be given by position"
+        elif argument.name not in HOOKS[hook]:
+            wrong = wrong or f"the hook has no argument {argument.name}"
+        elif argument.default is not argument.empty:
+            wrong = wrong or f"its argument {argument.name} has a default, which releases of pluggy treat differently"
+    if wrong is None:
+        return None
+    return f"{hook} is never called: {wrong}. Write it as {_signature(hook)}, with all arguments or some."
+
+
+def _unmarked(name: str, function: object) -> str | None:
+    if not inspect.isroutine(function) or function is getattr(hookspecs, name, None):
+        return None
+    if name not in HOOKS:
+        return _unknown(name)
+    return f"{name} is not marked and is never called. Write @hookimpl above it (from ld_deploy_hooks import hookimpl)."
+
+
+def _unknown(hook: str) -> str:
+    from difflib import get_close_matches
+
+    nearest = get_close_matches(hook, HOOKS, n=1, cutoff=0)[0]
+    return f"{hook} is no hook and is never called. Did you mean {_signature(nearest)}?"
+
+
+def _signature(hook: str) -> str:
+    return f"{hook}({', '.join(HOOKS[hook])})"
+
+
+def answer_of(function: Callable[..., object], *arguments: object) -> object:
+    """Return what ``function`` answers.
+
+    Raises:
+        NonsenseError: it is a coroutine function or a generator function, whose body nobody runs.
+    """
+    answer: Any = function(*arguments)
+    if inspect.iscoroutine(answer) or inspect.isgenerator(answer) or inspect.isasyncgen(answer):
+        if inspect.iscoroutine(answer):
+            answer.close()  # one that is merely dropped warns on stderr
+        raise NonsenseError(f"is a {type(answer).__name__} function, whose body is never run: make it a plain function")
+    return answer
+
+
+def read_mapping(answer: object) -> dict[str, Any]:
+    """Return a copy of ``answer``: a mapping of the plugin's own could raise when it is read later.
+
+    Raises:
+        NonsenseError: it is no mapping of strings.
+    """
+    if not isinstance(answer, Mapping):
+        raise NonsenseError(f"returned a {type(answer).__name__}, not a mapping")
+    copy = dict(answer)
+    if not all(isinstance(key, str) for key in copy):
+        raise NonsenseError("returned a mapping whose keys are not all strings")
+    return copy
+
+
+def read_event(before: DeploymentEvent, answer: object) -> DeploymentEvent:
+    """Return ``answer``, what a plugin made of the event ``before``.
+
+    Raises:
+        NonsenseError: it is no event, or what must stay has changed.
+    """
+    if not isinstance(answer, DeploymentEvent):
+        raise NonsenseError(f"returned a {type(answer).__name__}, not a DeploymentEvent")
+    fixed = _what_stays(answer)
+    changed = [name for name, value in _what_stays(before).items() if fixed[name] != value]
+    if changed:
+        raise NonsenseError(f"changed {' and '.join(changed)}, which must stay (dataclasses.replace keeps all else)")
+    return answer
+
+
+def _what_stays(event: DeploymentEvent) -> dict[str, object]:
+    return {
+        "eventType": event.event_type,
+        "eventTime": event.event_time,
+        "the identity": event.identity,
+        "eventId in eventMetadata": event.event_metadata.get("eventId"),
+    }
+
+
+def is_from_outside(error: BaseException) -> bool:
+    """Whether ``error`` hit a plugin by chance: Ctrl-C, or what a signal handler raised. The deploy dies of those."""
+    if threading.current_thread() is not threading.main_thread():
+        return False
+    handlers = {getattr(signal.getsignal(number), "__code__", None) for number in signal.valid_signals()}
+    return isinstance(error, KeyboardInterrupt) or any(code in handlers for code, _ in _steps(error))
+
+
+def where_raised(error: BaseException) -> str:
+    """Return the type of ``error``, and the plugin's file and line; never the text, which may hold secrets."""
+    steps = [(code.co_filename, line) for code, line in _steps(error)]
+    if isinstance(error, SyntaxError) and error.filename and error.lineno:
+        steps.append((error.filename, error.lineno))
+    for file, line in steps:
+        if Path(file).parent != _HERE and "importlib" not in file:
+            return f"{type(error).__name__} ({Path(file).name}, line {line})"
+    return type(error).__name__
+
+
+def _steps(error: BaseException) -> Iterator[tuple[CodeType, int]]:
+    trace = error.__traceback__
+    while trace is not None:
+        yield trace.tb_frame.f_code, trace.tb_lineno
+        trace = trace.tb_next

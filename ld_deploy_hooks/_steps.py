@@ -1,0 +1,117 @@
+"""The steps of an executor, and the deployments that open and close between them.
+
+An executor makes one call after another; a group is those that belong to one deployment. The last call of a group need not be known:
+it ends when a call begins that is not of it, or when the executor is done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from ld_deploy_hooks._deployment import Block, Bound, Call, Entry, begun, bind, leave
+from ld_deploy_hooks._errors import SettingsError
+from ld_deploy_hooks._log import internal_fault
+from ld_deploy_hooks._waiting import wait
+
+__all__ = ["Group", "Step", "Steps"]
+
+
+@dataclass(eq=False)
+class Step:
+    """One call that the executor is going to make.
+
+    Attributes:
+        call: the host's own.
+        groups: the deployments that it is part of, the outer first.
+        main: whether it is the deployment's own task, and not a pre or post task of it.
+        host: how its host is told.
+    """
+
+    call: Any
+    groups: list[Group] = field(default_factory=list)
+    main: bool = False
+    host: str | None = None
+
+
+@dataclass(eq=False)
+class Group:
+    """The calls of one deployment.
+
+    Attributes:
+        block: the decorator's, or one that the mapping asks for.
+        call: makes what the block is entered with; asked when the group opens, since the host's configuration is complete only then.
+        hosts: the hosts of its calls, in order.
+    """
+
+    block: Block
+    call: Callable[[], Call]
+    hosts: list[str] = field(default_factory=list)
+    entry: Entry | None = None
+
+    def open(self) -> None:
+        """Enter the block.
+
+        Raises:
+            SettingsError: a setting is missing or cannot be used, and ``strict`` is on.
+        """
+        try:
+            call = self.call()
+            call.hosts = tuple(self.hosts)
+            self.entry = self.block.enter(call)
+            begun(self.entry)
+        except SettingsError:
+            raise
+        except Exception as error:
+            internal_fault("Starting a deployment", error)
+
+    def close(self, error: BaseException | None) -> None:
+        """Leave the block."""
+        entry, self.entry = self.entry, None
+        wait(leave(entry, error))
+
+
+class Steps:
+    """Where an executor is among its steps; a context manager around all of them."""
+
+    def __init__(self) -> None:
+        self._open: list[Group] = []
+        self._step: Step | None = None
+        self._bound: Bound | None = None
+
+    def __enter__(self) -> Steps:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> Literal[False]:
+        self._done(error)
+        while self._open:
+            self._open.pop().close(error)
+        return False
+
+    def begin(self, step: Step) -> None:
+        """Note that ``step`` is next: close the deployments that it is not part of, open those that it is.
+
+        Raises:
+            SettingsError: a setting is missing or cannot be used, and ``strict`` is on.
+        """
+        self._done(None)
+        while self._open and self._open[-1] not in step.groups:
+            self._open.pop().close(None)
+        for group in step.groups:
+            if group not in self._open:
+                self._open.append(group)
+                group.open()
+        self._step = step
+        entry = self._open[-1].entry if step.main and self._open else None
+        self._bound = Bound(entry) if entry is not None else None
+        bind(self._bound)
+
+    def _done(self, error: BaseException | None) -> None:
+        """Note how the last step fared."""
+        bind(None)
+        step, bound = self._step, self._bound
+        self._step = self._bound = None
+        if step is None or step.host is None or bound is None:
+            return
+        bound.entry.note_host(step.host, error, failed=bound.failed)

@@ -1,0 +1,63 @@
+"""How a way out of a block or a task is told: the verdict."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["FINISHED", "Verdict", "exit_code_of", "plain_verdict"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What a way out says of the deployment; it holds nothing of an exception but its type's name, numbers and hosts.
+
+    Attributes:
+        failed: False means finished.
+        reason: ``error``, ``cancelled``, ``killed`` or ``incomplete``; None when finished.
+        error: the name of the exception's type.
+        exit_code: what the process, or the command that failed, ends with.
+        host: where it failed, if that is known.
+        detail: the user's own words.
+        hosts_succeeded: hosts that a group's exception says went well.
+        hosts_failed: hosts that a group's exception says did not.
+    """
+
+    failed: bool
+    reason: str | None = None
+    error: str | None = None
+    exit_code: int | None = None
+    host: str | None = None
+    detail: str | None = None
+    hosts_succeeded: tuple[str, ...] = ()
+    hosts_failed: tuple[str, ...] = ()
+
+
+FINISHED = Verdict(failed=False)
+
+
+def exit_code_of(code: object) -> int:
+    """Return the exit status that Python gives to ``SystemExit(code)``: None is 0, text is 1."""
+    if code is None:
+        return 0
+    return int(code) if isinstance(code, int) else 1
+
+
+def plain_verdict(error: BaseException | None, *, interrupted: int = 130) -> Verdict:
+    """Return the verdict on a way out that neither Invoke nor Fabric has a say in.
+
+    Args:
+        error: what left the block; None for a return.
+        interrupted: the exit status of a process that a KeyboardInterrupt ends: 130 under Python itself, 1 under Invoke.
+    """
+    if error is None:
+        return FINISHED
+    name = type(error).__name__
+    if isinstance(error, SystemExit):
+        code = exit_code_of(error.code)
+        return FINISHED if code == 0 else Verdict(failed=True, reason="error", error=name, exit_code=code)
+    if isinstance(error, KeyboardInterrupt):
+        return Verdict(failed=True, reason="cancelled", error=name, exit_code=interrupted)
+    if not isinstance(error, Exception):
+        # What is no Exception asks the block to stop: GeneratorExit, asyncio's CancelledError, trio's Cancelled.
+        return Verdict(failed=True, reason="cancelled", error=name)
+    return Verdict(failed=True, reason="error", error=name, exit_code=1)

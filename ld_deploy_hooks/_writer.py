@@ -1,0 +1,113 @@
+"""The writer thread: owns the outbox's connection and commits what others ask for, in groups."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import AbstractContextManager
+from queue import Empty, SimpleQueue
+from typing import Any, Generic, Protocol, TypeVar
+
+from ld_deploy_hooks._errors import OutboxError
+from ld_deploy_hooks._log import internal_fault
+
+__all__ = ["Store", "Writer"]
+
+T = TypeVar("T")
+
+# How many commands one commit may carry: a bound on how long the first of them waits.
+_GROUP = 100
+
+
+class Store(Protocol):
+    """What the writer needs of an outbox; it is made, used and closed in the writer's thread alone."""
+
+    def transaction(self) -> AbstractContextManager[Any]:
+        """Commit at the end of the block, roll back if it raises."""
+
+    def close(self) -> None:
+        """Close the connection."""
+
+
+S = TypeVar("S", bound=Store)
+
+
+class Writer(Generic[S]):
+    """Runs commands on a store in a daemon thread; a command is done once what it did is committed.
+
+    Args:
+        open_store: opens the store; called in the writer's thread, again for each group of commands until it succeeds.
+
+    Raises:
+        RuntimeError: the thread cannot be started.
+    """
+
+    def __init__(self, open_store: Callable[[], S]) -> None:
+        self._open_store = open_store
+        self._store: S | None = None
+        self._queue: SimpleQueue[tuple[Callable[[S], Any], Future[Any]] | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="ld-deploy-writer", daemon=True)
+        self._thread.start()
+
+    def submit(self, command: Callable[[S], T]) -> Future[T]:
+        """Queue ``command``, which is called with the store inside a transaction.
+
+        It may be called twice, when the first transaction was rolled back because of another command. The future gets its answer
+        after the commit, or an OutboxError when the store cannot be opened or written.
+        """
+        future: Future[T] = Future()
+        self._queue.put((command, future))
+        return future
+
+    def close(self, timeout: float) -> bool:
+        """Do what is queued, close the store, end the thread; False if that takes longer than ``timeout`` seconds."""
+        self._queue.put(None)
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        going = True
+        while going:
+            item = self._queue.get()
+            group = []
+            while item is not None:
+                group.append(item)
+                if len(group) == _GROUP:
+                    break
+                try:
+                    item = self._queue.get_nowait()
+                except Empty:
+                    break
+            going = item is not None
+            self._commit(group)
+        if self._store is not None:
+            self._store.close()
+
+    def _commit(self, group: list[tuple[Callable[[S], Any], Future[Any]]]) -> None:
+        if len(group) > 1:
+            try:
+                answers = self._together([command for command, _ in group])
+            except Exception:
+                # One of them cannot be done: each for itself finds out which, and does not take the others with it.
+                answers = []
+            for (_, future), answer in zip(group, answers, strict=False):
+                future.set_result(answer)
+            if answers:
+                return
+        for command, future in group:
+            try:
+                (answer,) = self._together([command])
+            except OutboxError as error:
+                future.set_exception(error)
+            except Exception as error:
+                internal_fault("Writing to the outbox", error)
+                future.set_exception(error)
+            else:
+                future.set_result(answer)
+
+    def _together(self, commands: list[Callable[[S], Any]]) -> list[Any]:
+        if self._store is None:
+            self._store = self._open_store()
+        with self._store.transaction():
+            return [command(self._store) for command in commands]
