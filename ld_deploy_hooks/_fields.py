@@ -82,10 +82,12 @@ class Fields:
         from ld_deploy_hooks._settings import require, resolve
 
         before = resolve(host=surroundings.configuration)
-        if before.silent or surroundings.dry:
-            # Nobody is asked: under --dry a callable's own commands would be echoed on stdout.
-            _say(before)
+        if surroundings.dry:
+            # Nobody is asked: a callable's own commands would be echoed on stdout.
             return replace(before, dry_run=True), {}, {}
+        if before.silent:
+            _say(before)
+            return before, {}, {}
         asked: list[str] = []
 
         def ask(name: str, value: Any) -> Any:

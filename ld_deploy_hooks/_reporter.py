@@ -9,12 +9,15 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ld_deploy_hooks._errors import OutboxError
 from ld_deploy_hooks._log import internal_fault, logger, say_once
 from ld_deploy_hooks._plugins import Plugins
-from ld_deploy_hooks._records import DeploymentEvent, DeploymentRecord
+from ld_deploy_hooks._owner import HEARTBEAT, Death, Owner, death_of, forget_dead, owners_in
+from ld_deploy_hooks._records import DeploymentEvent, DeploymentRecord, Identity
+from ld_deploy_hooks._recovery import details_of, recover
 from ld_deploy_hooks._sender import Sender
 from ld_deploy_hooks._settings import Settings, is_loopback
 from ld_deploy_hooks._version import __version__
@@ -36,20 +39,89 @@ def _now() -> int:
     return int(time.time() * 1000)
 
 
-def _open_outbox(path: Any) -> Outbox:
-    # Imported in the writer's thread: sqlite3 is no business of the caller's.
-    from ld_deploy_hooks._outbox import Outbox
+class _Store:
+    """One outbox of this process: its writer, and this process as the owner of what it has open there.
 
-    return Outbox(path)
+    Args:
+        path: the outbox file; None keeps everything in memory.
+
+    Raises:
+        RuntimeError: the thread cannot be started.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._owners = path.with_name(f"{path.name}.owners") if path is not None else None
+        self._owner: Owner | None = None
+        self._on_network = False
+        self.owner_id = uuid.uuid4().hex
+        self.writer: Writer[Outbox] = Writer(self._open, beat=self._beat, every=HEARTBEAT)
+
+    def _open(self) -> Outbox:
+        # Imported here, in the writer's thread: sqlite3 is no business of the caller's.
+        from ld_deploy_hooks._outbox import Outbox, on_network
+
+        box = Outbox(self._path)
+        if self._path is not None and self._owners is not None:
+            self._on_network = on_network(self._path)
+            try:
+                self._owner = Owner(self._owners, self.owner_id)
+            except OSError as error:
+                box.close()
+                raise OutboxError(
+                    f"The folder {self._owners} cannot be used ({type(error).__name__}), and without it others would take what this "
+                    "process has open for left behind. Make it writable, or set LD_DEPLOY_OUTBOX to another place.",
+                    path=str(self._path),
+                ) from None
+        return box
+
+    def recover(
+        self, box: Outbox, *, base_uri: str | None = None, identity: Identity | None = None
+    ) -> list[DeploymentRecord]:
+        """End what dead processes left open, as a command of the writer's."""
+        return recover(box, self._death_of, base_uri=base_uri, identity=identity)
+
+    def keep_house(self, box: Outbox) -> list[DeploymentRecord]:
+        """Do once in a process what keeps the outbox in order; return what was recovered."""
+        recovered = self.recover(box)
+        dead = [owner for owner in owners_in(self._owners) if self._death_of(owner) is not None] if self._owners else []
+        box.void_leases(dead)
+        for given_up in box.prune(now=_now()):
+            say_once(
+                f"The event {given_up.event_id} was given up: {given_up.reason}. It is kept in the outbox as rejected."
+            )
+        for owner in dead:
+            forget_dead(self._owners, owner)
+        return recovered
+
+    def _death_of(self, owner: str) -> Death | None:
+        if owner == self.owner_id or self._owners is None:
+            return None
+        return death_of(self._owners, owner, network=self._on_network)
+
+    def _beat(self) -> None:
+        if self._owner is not None:
+            self._owner.beat()
+
+    def close(self, timeout: float) -> None:
+        """Give every lease back and close the outbox; what is still open stays this process's if that takes too long."""
+        released = self.writer.submit(lambda box: box.release_all(self.owner_id))
+        if self.writer.close(timeout) and released.exception() is None and self._owner is not None:
+            self._owner.release()
+
+    def forget(self) -> None:
+        """In a forked child: let go of the parent's lock."""
+        if self._owner is not None:
+            self._owner.forget()
 
 
 class _Journal:
     """One store as the sender sees it: the events of one base URI, leased to this process."""
 
-    def __init__(self, path: Any, base_uri: str, owner: str, plugins: Plugins) -> None:
-        self.writer: Writer[Outbox] = Writer(lambda: _open_outbox(path))
+    def __init__(self, store: _Store, base_uri: str, plugins: Plugins) -> None:
+        self.writer = store.writer
         self._base_uri = base_uri
-        self._owner = owner
+        self._owner = store.owner_id
         self._plugins = plugins
         self._own: set[str] = set()
         self._sent: set[str] = set()
@@ -91,9 +163,6 @@ class _Journal:
     def release(self, item: Claimed) -> None:
         self.writer.submit(lambda box: box.release(item.id, owner=self._owner))
 
-    def release_all(self) -> None:
-        self.writer.submit(lambda box: box.release_all(self._owner))
-
     def reject(self, item: Claimed, reason: str) -> None:
         self.writer.submit(lambda box: box.reject(item.id, owner=self._owner, reason=reason, now=_now()))
         self._plugins.event_rejected(DeploymentEvent.from_json(item.payload), reason)
@@ -122,32 +191,53 @@ class Reporter:
         RuntimeError: a thread cannot be started.
     """
 
-    def __init__(self, settings: Settings, plugins: Plugins) -> None:
+    def __init__(self, settings: Settings, plugins: Plugins, store: _Store) -> None:
         self.settings = settings
         self.plugins = plugins
-        self._owner = uuid.uuid4().hex
-        self._journal = _Journal(settings.outbox, settings.base_uri, self._owner, plugins)
+        self._store = store
+        self._journal = _Journal(store, settings.base_uri, plugins)
         self._spare: _Journal | None = None
+        self._spare_store: _Store | None = None
+        self._kept_house = False
         self._spare_lock = threading.Lock()
         self._journals = [self._journal]
         self._sender = Sender(self._journals, self._make_client) if settings.sendable else None
 
-    def started(self, event: DeploymentEvent, record: DeploymentRecord) -> Future[None]:
+    def started(self, event: DeploymentEvent, record: DeploymentRecord) -> Future[list[DeploymentRecord]]:
         """Record that a deployment has started; the future is done when that is durable, and then hooks are told."""
 
-        def command(box: Outbox) -> None:
+        def command(box: Outbox) -> list[DeploymentRecord]:
+            # LaunchDarkly pairs by identity: what a dead run left open under it ends before this one starts.
+            left = self._store.recover(box, base_uri=self.settings.base_uri, identity=record.identity)
             box.open_deployment(
                 id=record.id,
                 base_uri=self.settings.base_uri,
                 identity=record.identity,
-                owner=self._owner,
+                owner=self._store.owner_id,
                 event=event,
-                details={"task": record.task},
+                details=details_of(event),
                 now=_now(),
             )
+            return left
+
+        def tell(left: list[DeploymentRecord]) -> None:
+            self._tell_recovered(left)
+            self.plugins.started(record)
 
         self._journal.owns(record.id)
-        return self._record(command, lambda _: self.plugins.started(record))
+        recorded = self._record(command, tell)
+        self._keep_house()
+        return recorded
+
+    def _keep_house(self) -> None:
+        """Recover whatever else dead runs left behind, once and behind the event of the deploy that runs."""
+        if not self._kept_house:
+            self._kept_house = True
+            self._record(self._store.keep_house, self._tell_recovered)
+
+    def _tell_recovered(self, records: list[DeploymentRecord]) -> None:
+        for record in records:
+            self.plugins.failed(record, None)
 
     def ended(self, event: DeploymentEvent, record: DeploymentRecord, error: BaseException | None) -> Future[bool]:
         """Record that a deployment has ended; the answer is False when it had ended already and nothing was recorded."""
@@ -165,7 +255,26 @@ class Reporter:
             elif recorded:
                 self.plugins.failed(record, error)
 
-        return self._record(command, tell, spare=lambda box: command(box) or without_its_start(box))
+        return self._record(command, tell, spare=without_its_start)
+
+    def cut_off(self, deployment_id: str, end: Callable[[], tuple[DeploymentEvent, DeploymentRecord]]) -> Future[bool]:
+        """Record the end that ``end`` makes in the writer's thread; for a signal handler, which may do nothing but wait."""
+        made: list[DeploymentRecord] = []
+
+        def command(box: Outbox) -> bool:
+            event, record = end()
+            made[:] = [record]
+            return box.end_deployment(id=deployment_id, event=event, now=_now())
+
+        def tell(recorded: bool) -> None:
+            if recorded:
+                self.plugins.failed(made[0], None)
+
+        return self._record(command, tell)
+
+    def note_signal(self, deployment_id: str, number: int) -> None:
+        """Keep in the outbox that a signal came, for whoever may have to recover the deployment."""
+        self._journal.writer.submit(lambda box: box.note(deployment_id, {"signal": number}))
 
     def custom(self, event: DeploymentEvent, record: DeploymentRecord, metadata: Mapping[str, Any]) -> Future[None]:
         """Record a custom event of a deployment."""
@@ -178,9 +287,13 @@ class Reporter:
     def flush(self, timeout: float) -> None:
         """Wait until hooks are told and nothing more can be delivered, at most ``timeout`` seconds."""
         deadline = time.monotonic() + timeout
-        self.plugins.flush(max(deadline - time.monotonic(), 0))
+        self.plugins.flush(timeout)
+        self.send(max(deadline - time.monotonic(), 0))
+
+    def send(self, timeout: float) -> None:
+        """Wait until nothing more can be delivered, at most ``timeout`` seconds; takes no lock that others hold."""
         if self._sender is not None:
-            self._sender.flush(max(deadline - time.monotonic(), 0))
+            self._sender.flush(timeout)
 
     def left(self) -> str | None:
         """Return the line that says what could not be delivered so far, why, and how it will be; None if nothing is left."""
@@ -208,9 +321,8 @@ class Reporter:
         if self._sender is not None:
             self._sender.mute()
         self.plugins.close()
-        for journal in self._journals:
-            journal.release_all()
-            journal.writer.close(_CLOSING)
+        if self._spare_store is not None:
+            self._spare_store.close(_CLOSING)
 
     def _make_client(self) -> Client:
         from ld_deploy_hooks._launchdarkly import Client
@@ -254,7 +366,8 @@ class Reporter:
     def _memory(self) -> _Journal:
         with self._spare_lock:
             if self._spare is None:
-                self._spare = _Journal(None, self.settings.base_uri, self._owner, self.plugins)
+                self._spare_store = _Store(None)
+                self._spare = _Journal(self._spare_store, self.settings.base_uri, self.plugins)
                 self._journals.append(self._spare)
             return self._spare
 
@@ -262,6 +375,8 @@ class Reporter:
 _lock = threading.Lock()
 _reporters: dict[tuple[Any, ...], Reporter] = {}
 _plugins: dict[tuple[Any, ...], Plugins] = {}
+# One connection to each outbox, whatever it is used for: SQLite drops the locks of a file with any of its descriptors.
+_stores: dict[Path, _Store] = {}
 # What a forked child inherits: kept, because closing the parent's connection from the child would drop the parent's locks.
 _inherited: list[Any] = []
 
@@ -292,7 +407,9 @@ def reporter_for(settings: Settings) -> Reporter:
     )
     with _lock:
         if key not in _reporters:
-            _reporters[key] = Reporter(settings, plugins)
+            if settings.outbox not in _stores:
+                _stores[settings.outbox] = _Store(settings.outbox)
+            _reporters[key] = Reporter(settings, plugins, _stores[settings.outbox])
         return _reporters[key]
 
 
@@ -314,11 +431,14 @@ def flush_all(timeout: float | None = None) -> bool:
 def close_all() -> None:
     """Close every reporter of this process; a later deployment makes new ones."""
     with _lock:
-        reporters = list(_reporters.values())
+        reporters, stores = list(_reporters.values()), list(_stores.values())
         _reporters.clear()
+        _stores.clear()
         _plugins.clear()
     for reporter in reporters:
         reporter.close()
+    for store in stores:
+        store.close(_CLOSING)
 
 
 def _at_exit() -> None:
@@ -341,7 +461,10 @@ def _after_fork_in_child() -> None:
     global _lock
     _lock = threading.Lock()
     _inherited.extend(_reporters.values())
+    for store in _stores.values():
+        store.forget()
     _reporters.clear()
+    _stores.clear()
     _plugins.clear()
 
 

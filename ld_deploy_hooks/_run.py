@@ -5,11 +5,13 @@ from __future__ import annotations
 import atexit
 import json
 import os
+import signal
 import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,6 +22,7 @@ from ld_deploy_hooks._metadata import fit, jsonable, redact
 from ld_deploy_hooks._records import DeploymentEvent, DeploymentRecord, EventType, Identity
 from ld_deploy_hooks._reporter import Reporter, reporter_for
 from ld_deploy_hooks._settings import Settings
+from ld_deploy_hooks._signals import Signals
 from ld_deploy_hooks._verdicts import FINISHED, Verdict
 from ld_deploy_hooks._version import __version__
 
@@ -27,6 +30,9 @@ __all__ = ["PARENT", "Plan", "Run", "only_run", "parent_identity"]
 
 # Names the deployment that a parent process (``ld-deploy run``) tells: {"id": …, "identity": [project, environment, application, version]}.
 PARENT = "LD_DEPLOY_PARENT"
+
+# Seconds that a process may live on after SIGTERM: Jenkins kills after 5.
+_SIGNAL = 2.0
 
 
 @dataclass(kw_only=True)
@@ -72,6 +78,9 @@ class Run:
         self._started = 0.0
         self._told = False
         self._told_by_parent = False
+        self._reporter: Reporter
+        # The last signal that a handler of the user's was given; it explains a failure that follows.
+        self._signal: int | None = None
         self._added: dict[str, Any] = {}
         self._inside = 1
         self._over = threading.Event()
@@ -117,6 +126,8 @@ class Run:
         self._told = True
         self._told_by_parent = self.identity in _parents or self.identity == parent_identity()
         try:
+            self._reporter = reporter_for(settings)
+            _signals.watch()
             self._announce()
         except Exception as error:
             self._told = False
@@ -211,6 +222,8 @@ class Run:
             verdict = mark
         elif not verdict.failed and self.hosts.pending:
             verdict = Verdict(failed=True, reason="incomplete", exit_code=0)
+        if verdict.failed and self._signal is not None:
+            verdict = replace(verdict, reason="cancelled")
         return verdict, error
 
     def cut_off(self) -> None:
@@ -219,14 +232,41 @@ class Run:
             self._inside = 0
             if self.state != "started" or not self.is_ours:
                 return
-        self._end(Verdict(failed=True, reason="killed"), None)
+        self._end(Verdict(failed=True, reason="killed" if self._signal is None else "cancelled"), None)
+
+    def cancel(self, number: int) -> Future[bool] | None:
+        """Tell the end of a run that a signal is about to kill the process of; takes no lock, as a signal handler must not."""
+        if not self.is_ours or self.state != "started" or not self._told or self._told_by_parent:
+            return None
+        at = self._now_at_least()
+        ours = {
+            "durationMs": at - (self.started_at or 0),
+            "reason": "cancelled",
+            "error": signal.Signals(number).name,
+            "exitCode": 128 + number,
+        }
+
+        def end() -> tuple[DeploymentEvent, DeploymentRecord]:
+            event = self._event(EventType.FAILED, at, ours=ours, hosts=self.hosts.told_at_end())
+            record = self.record(Verdict(failed=True, reason="cancelled", error=signal.Signals(number).name))
+            return event, replace(record, state="failed", ended_at=at)
+
+        return self._reporter.cut_off(self.id, end)
+
+    def note_signal(self, number: int) -> None:
+        """Keep in mind that a signal came, which is the user's own handler's business unless the run fails."""
+        if self.is_ours and self._told and not self._told_by_parent:
+            self._signal = number
+            self._reporter.note_signal(self.id, number)
+
+    def _now_at_least(self) -> int:
+        """Return the time in Unix milliseconds; the wall clock may be set back, but a deployment never ends before it began."""
+        elapsed = int((time.monotonic() - self._started) * 1000)
+        return max(int(time.time() * 1000), (self.started_at or 0) + elapsed)
 
     def _end(self, verdict: Verdict, error: BaseException | None) -> Future[bool] | None:
         self.state = "failed" if verdict.failed else "finished"
-        started_at = self.started_at or 0
-        # The wall clock may be set back meanwhile; a deployment never ends before it began.
-        elapsed = int((time.monotonic() - self._started) * 1000)
-        self.ended_at = max(int(time.time() * 1000), started_at + elapsed)
+        self.ended_at = self._now_at_least()
         try:
             if self._told and not self._told_by_parent:
                 return self._tell_end(verdict, error)
@@ -240,6 +280,8 @@ class Run:
                     key = (self.settings.base_uri, self.identity)
                     if _open.get(key) is self:
                         del _open[key]
+                if not _open:
+                    _signals.release()
         return None
 
     def host_succeeded(self, host: str) -> None:
@@ -274,11 +316,6 @@ class Run:
             return None
         return self._reporter.custom(event, self.record(), users)
 
-    @property
-    def _reporter(self) -> Reporter:
-        assert self.settings is not None
-        return reporter_for(self.settings)
-
     def _announce(self) -> None:
         if self._told_by_parent:
             self.durable.set_result(None)
@@ -293,7 +330,7 @@ class Run:
             return
         done = self._reporter.started(event, self.record())
 
-        def settle(future: Future[None]) -> None:
+        def settle(future: Future[Any]) -> None:
             error = future.exception()
             if error is None:
                 self.durable.set_result(None)
@@ -421,6 +458,24 @@ _present: list[Run] = []
 _open: dict[tuple[str, Identity], Run] = {}
 # Identities that the process we were forked from has open: it tells their start and end, not we.
 _parents: set[Identity] = set()
+
+
+def _cut_off(number: int) -> None:
+    deadline = time.monotonic() + _SIGNAL
+    told = [(run._reporter, future) for run in list(_present) if (future := run.cancel(number)) is not None]
+    for _, future in told:
+        with suppress(Exception):
+            future.exception(max(deadline - time.monotonic(), 0))
+    for reporter in {reporter for reporter, _ in told}:
+        reporter.send(max(deadline - time.monotonic(), 0))
+
+
+def _note_signal(number: int) -> None:
+    for run in list(_present):
+        run.note_signal(number)
+
+
+_signals = Signals(_cut_off, _note_signal)
 
 
 def only_run() -> Run | None:

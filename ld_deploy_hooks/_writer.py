@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
@@ -38,13 +39,17 @@ class Writer(Generic[S]):
 
     Args:
         open_store: opens the store; called in the writer's thread, again for each group of commands until it succeeds.
+        beat: called in the writer's thread about every ``every`` seconds, once the store is open.
+        every: seconds.
 
     Raises:
         RuntimeError: the thread cannot be started.
     """
 
-    def __init__(self, open_store: Callable[[], S]) -> None:
+    def __init__(self, open_store: Callable[[], S], *, beat: Callable[[], None], every: float) -> None:
         self._open_store = open_store
+        self._beat = beat
+        self._every = every
         self._store: S | None = None
         self._queue: SimpleQueue[tuple[Callable[[S], Any], Future[Any]] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="ld-deploy-writer", daemon=True)
@@ -68,29 +73,38 @@ class Writer(Generic[S]):
 
     def _run(self) -> None:
         going = True
+        last_beat = time.monotonic()
         while going:
-            item = self._queue.get()
-            group = []
-            while item is not None:
-                group.append(item)
-                if len(group) == _GROUP:
-                    break
-                try:
-                    item = self._queue.get_nowait()
-                except Empty:
-                    break
-            going = item is not None
+            group, going = self._next_group()
             self._commit(group)
+            if self._store is not None and time.monotonic() - last_beat >= self._every:
+                last_beat = time.monotonic()
+                self._beat()
         if self._store is not None:
             self._store.close()
 
+    def _next_group(self) -> tuple[list[tuple[Callable[[S], Any], Future[Any]]], bool]:
+        """Return the commands of the next commit, and whether more may come."""
+        group: list[tuple[Callable[[S], Any], Future[Any]]] = []
+        try:
+            item = self._queue.get(timeout=self._every)
+            while item is not None:
+                group.append(item)
+                if len(group) == _GROUP:
+                    return group, True
+                item = self._queue.get_nowait()
+        except Empty:
+            return group, True
+        return group, False
+
     def _commit(self, group: list[tuple[Callable[[S], Any], Future[Any]]]) -> None:
         if len(group) > 1:
+            answers: list[Any] = []
             try:
                 answers = self._together([command for command, _ in group])
             except Exception:
                 # One of them cannot be done: each for itself finds out which, and does not take the others with it.
-                answers = []
+                pass
             for (_, future), answer in zip(group, answers, strict=False):
                 future.set_result(answer)
             if answers:

@@ -7,7 +7,8 @@ is in it.
 
 from __future__ import annotations
 
+from ld_deploy_hooks._outbox._file import on_network
 from ld_deploy_hooks._outbox._tables import Claimed, Counts, DeploymentStatus, EventStatus, OpenDeployment
 from ld_deploy_hooks._outbox._upkeep import Outbox
 
-__all__ = ["Claimed", "Counts", "DeploymentStatus", "EventStatus", "OpenDeployment", "Outbox"]
+__all__ = ["Claimed", "Counts", "DeploymentStatus", "EventStatus", "OpenDeployment", "Outbox", "on_network"]

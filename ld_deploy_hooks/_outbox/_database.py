@@ -18,7 +18,8 @@ from ld_deploy_hooks._outbox._file import (
     file_id,
     folder_lock,
     leftover_log,
-    make_private,
+    make_file,
+    make_folder,
     on_network,
     os_error_name,
     refusal,
@@ -48,8 +49,8 @@ _NAMES = {
 }
 
 
-class _Unusable(Exception):
-    """The file is no database or a broken one, or another process is moving such a one away."""
+class _Damaged(Exception):
+    """The file is no database, or a broken one."""
 
 
 class Database:
@@ -149,48 +150,46 @@ class Database:
     # -- opening ------------------------------------------------------------------------------------------------------
 
     def _open(self) -> sqlite3.Connection:
+        if self._path is None:
+            return self._connect(":memory:")
         try:
-            try:
-                return self._connect()
-            except _Unusable:
-                assert self._path is not None
-            with folder_lock(self._path.parent):
+            make_folder(self._path)
+            with suppress(_Damaged), folder_lock(self._path.parent):
+                return self._connect_file(self._path)
+            with folder_lock(self._path.parent, moving=True):
                 try:
-                    return self._connect()  # another process may have put a new one there meanwhile
-                except _Unusable:
+                    return self._connect_file(self._path)  # another process may have put a new one there meanwhile
+                except _Damaged:
                     self.set_aside = set_aside(self._path)
-                return self._connect()
+                return self._connect_file(self._path)
         except sqlite3.Error as error:
             raise refusal(self._path, _name(error)) from None
         except OSError as error:
             raise refusal(self._path, os_error_name(error)) from None
-        except _Unusable:
+        except _Damaged:
             raise refusal(self._path, "SQLITE_CORRUPT") from None
 
-    def _connect(self) -> sqlite3.Connection:
-        if self._path is None:
-            return self._connected(":memory:")
-        try:
-            make_private(self._path)
-            if leftover_log(self._path):
-                raise _Unusable
-            self._file = file_id(self._path)
-            # Never rwc: a file that SQLite makes could be read by others.
-            return self._connected(f"{self._path.absolute().as_uri()}?mode=rw")
-        except sqlite3.Error as error:
-            if _is_damage(_name(error)) or file_id(self._path) is None:
-                raise _Unusable from None
-            raise
-        except FileNotFoundError:
-            raise _Unusable from None
+    def _connect_file(self, path: Path) -> sqlite3.Connection:
+        make_file(path)
+        if leftover_log(path):
+            raise _Damaged
+        self._file = file_id(path)
+        # Never rwc: a file that SQLite makes could be read by others.
+        return self._connect(f"{path.absolute().as_uri()}?mode=rw")
 
-    def _connected(self, where: str) -> sqlite3.Connection:
+    def _connect(self, where: str) -> sqlite3.Connection:
         connection = sqlite3.connect(where, timeout=0, isolation_level=None, uri=True)
         # A reference to itself, which only close() ends. Otherwise a forked child that forgets its parent's connection
         # would close it, and with that undo in the file what the parent is about to commit.
         connection.create_function("keep", 0, lambda kept=connection: None)
         try:
             self._prepare(connection)
+        except sqlite3.Error as error:
+            if _is_damage(_name(error)):
+                # Left open: closing would write to the file and delete its log, whatever can still be read in them.
+                raise _Damaged from None
+            connection.close()
+            raise
         except BaseException:
             connection.close()
             raise
@@ -212,14 +211,14 @@ class Database:
         connection.execute(f"PRAGMA busy_timeout = {_BUSY}")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA mmap_size = 0")
-        # Also where there is nothing to make: a file that cannot be written is to be known now.
         connection.execute("BEGIN IMMEDIATE")
         ((version,),) = connection.execute("PRAGMA user_version")
         if version == 0:
             for statement in SCHEMA:
                 connection.execute(statement)
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-            connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        # Written also where nothing changes: only that shows now whether the file can be written.
+        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         connection.execute("COMMIT")
 
     def _check_kind(self, connection: sqlite3.Connection) -> None:
@@ -244,9 +243,9 @@ class Database:
         name = _name(error)
         if self._path is None or not _is_damage(name):
             return refusal(self._path, name)
-        self._disconnect()
+        self._connection = None  # left open, as above
         try:
-            with folder_lock(self._path.parent):
+            with folder_lock(self._path.parent, moving=True):
                 # Unless another process was first.
                 if file_id(self._path) == self._file:
                     self.set_aside = set_aside(self._path)
@@ -257,9 +256,16 @@ class Database:
 
     def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
-        if connection is not None:
-            with suppress(sqlite3.Error):
+        if connection is None:
+            return
+        with suppress(sqlite3.Error, OSError):
+            if self._path is None:
                 connection.close()
+                return
+            with folder_lock(self._path.parent):
+                # A file that was moved aside is left open: SQLite would delete the log of the one in its place.
+                if file_id(self._path) == self._file:
+                    connection.close()
 
     def _error(self, what: str) -> OutboxError:
         where = ":memory:" if self._path is None else str(self._path)
@@ -273,6 +279,8 @@ def _is_damage(name: str) -> bool:
 def _name(error: sqlite3.Error) -> str:
     """Return SQLite's name of an error; its type's where there is none, never its text."""
     name = getattr(error, "sqlite_errorname", None) or _NAMES.get(str(error))
+    if name is None and isinstance(error, sqlite3.IntegrityError):
+        name = "SQLITE_CONSTRAINT"
     if name is None and str(error).startswith("malformed database schema"):
         name = "SQLITE_CORRUPT"
     return str(name or type(error).__name__)

@@ -24,7 +24,8 @@ __all__ = [
     "file_id",
     "folder_lock",
     "leftover_log",
-    "make_private",
+    "make_file",
+    "make_folder",
     "on_network",
     "os_error_name",
     "refusal",
@@ -45,13 +46,11 @@ _NETWORK = re.compile(
 )
 
 
-def make_private(path: Path) -> None:
-    """Make the folder (0700) and an empty file (0600), as far as they are missing.
-
-    A file that is there is not opened: closing it would drop the locks that this process holds on it (POSIX).
+def make_folder(path: Path) -> None:
+    """Make the folder of the outbox file ``path`` (0700) if it is missing.
 
     Raises:
-        OutboxError: folder or file belongs to another user, or the file is none.
+        OutboxError: it belongs to another user.
         OSError: the operating system says no.
     """
     folder = path.parent
@@ -60,6 +59,17 @@ def make_private(path: Path) -> None:
     # Root's folders (/tmp, /var/lib/ci) are as safe as the system; those of any third user are not.
     if _foreign(owner) and owner != 0:
         raise _no_trust(path, folder, owner)
+
+
+def make_file(path: Path) -> None:
+    """Make an empty file (0600) if it is missing.
+
+    One that is there is not opened: closing it would drop the locks that this process holds on it (POSIX).
+
+    Raises:
+        OutboxError: it belongs to another user, or is no file.
+        OSError: the operating system says no.
+    """
     try:
         os.close(os.open(path, _PRIVATE, 0o600))
     except FileExistsError:
@@ -76,7 +86,8 @@ def make_private(path: Path) -> None:
 def set_aside(path: Path) -> Path:
     """Move a damaged file and what SQLite keeps beside it to names that nothing has yet; return the file's new name.
 
-    The name tells when the file was last written (UTC). Call it under :func:`folder_lock`.
+    The name tells when the file was last written (UTC). Call it under :func:`folder_lock`, and close no
+    connection to the file afterwards.
 
     Raises:
         OSError: it cannot be moved.
@@ -99,10 +110,17 @@ def set_aside(path: Path) -> Path:
 
 
 @contextmanager
-def folder_lock(folder: Path) -> Iterator[None]:
-    """Let one process at a time move files aside in ``folder``.
+def folder_lock(folder: Path, *, moving: bool = False) -> Iterator[None]:
+    """Keep files from being moved aside in ``folder`` while others open or close them.
+
+    SQLite finds a file's log by name: it would mix the log of one file with another that takes its place meanwhile, and
+    delete that one's log when it closes the old.
 
     Waits 5 s at most; where folders cannot be locked (Windows, some network file systems) it goes on without.
+
+    Args:
+        folder: of the outbox file.
+        moving: whether a file is to be moved: alone, then; all others share the lock.
     """
     if sys.platform == "win32":
         yield
@@ -111,7 +129,7 @@ def folder_lock(folder: Path) -> Iterator[None]:
     try:
         for _ in range(250):
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(descriptor, (fcntl.LOCK_EX if moving else fcntl.LOCK_SH) | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
                 time.sleep(0.02)

@@ -117,6 +117,13 @@ class Queue:
             self._add(id, base_uri, stream_of(base_uri, event.identity), event, now)
             return True
 
+    def note(self, id: str, details: Mapping[str, Any]) -> None:
+        """Add to the details of a deployment, for whoever may have to end it in place of its owner."""
+        with self.transaction():
+            for (noted,) in self._database.rows("SELECT details FROM deployments WHERE id = ?", id):
+                both = json.dumps({**json.loads(noted), **details})
+                self._database.change("UPDATE deployments SET details = ? WHERE id = ?", both, id)
+
     def add_event(self, *, deployment_id: str | None, base_uri: str, event: DeploymentEvent, now: int) -> None:
         """Record an event that opens and ends nothing here: a custom one, or a lone one of no deployment (None).
 

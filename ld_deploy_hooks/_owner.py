@@ -1,0 +1,163 @@
+"""Who owns an open deployment, and does that process still live?
+
+Every process that records has a file beside the outbox, locked for as long as it lives: the kernel drops a ``flock`` with the
+process, whatever kills it, and other pid namespaces see it too. ``lockf`` and SQLite's own locks are dropped by any close of the
+file, and pids lie across namespaces. The file's mtime is the process's heartbeat: when it was last known to be alive.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+import sys
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["HEARTBEAT", "Death", "Owner", "death_of", "forget_dead", "owners_in"]
+
+# Seconds between two heartbeats, and without one until a process counts as dead where its lock proves nothing.
+HEARTBEAT = 15.0
+_TIME_TO_LIVE = 120.0
+
+
+@dataclass(frozen=True)
+class Death:
+    """A process that is dead.
+
+    Attributes:
+        last_alive: its last heartbeat in Unix milliseconds; None when its file is gone.
+    """
+
+    last_alive: int | None
+
+
+class Owner:
+    """This process, as others can see that it lives.
+
+    Args:
+        folder: where the files of all owners are; made if it is not there.
+        id: what this process calls itself in the outbox.
+
+    Raises:
+        OSError: the file cannot be made or locked.
+    """
+
+    def __init__(self, folder: Path, id: str) -> None:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._path = folder / id
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+        self._file: int | None = os.open(self._path, flags, 0o600)
+        try:
+            _lock(self._file)
+            os.write(self._file, _machine().encode())
+        except OSError:
+            self.release()
+            raise
+
+    def beat(self) -> None:
+        """Say that this process is alive now."""
+        with suppress(OSError):
+            os.utime(self._path)
+
+    def release(self) -> None:
+        """Remove the file: nothing that this process has open is left behind."""
+        with suppress(OSError):
+            self._path.unlink()
+        self.forget()
+
+    def forget(self) -> None:
+        """Close this process's descriptor of the lock; in a forked child, so that it does not keep a dead parent alive."""
+        if self._file is not None:
+            with suppress(OSError):
+                os.close(self._file)
+            self._file = None
+
+
+def owners_in(folder: Path) -> list[str]:
+    """Return the ids of the owners that have a file in ``folder``."""
+    try:
+        return sorted(entry.name for entry in folder.iterdir())
+    except OSError:
+        return []
+
+
+def forget_dead(folder: Path | None, owner: str) -> None:
+    """Remove the file of an owner that is dead and has nothing open any more."""
+    if folder is not None:
+        with suppress(OSError):
+            (folder / owner).unlink()
+
+
+def death_of(folder: Path, owner: str, *, network: bool) -> Death | None:
+    """Return the death of an owner; None while it lives, or may.
+
+    Args:
+        folder: where the files of all owners are.
+        owner: its id.
+        network: whether ``folder`` is on a network file system, whose locks prove nothing about other hosts.
+    """
+    path = folder / owner
+    try:
+        file = os.open(path, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0))
+    except FileNotFoundError:
+        return Death(None)
+    except OSError:
+        return None
+    try:
+        status = os.fstat(file)
+        if not stat.S_ISREG(status.st_mode):
+            return None
+        if not network and _is_of_this_machine(os.read(file, 500).decode("utf-8", "replace")):
+            alive = not _is_free(file)
+        else:
+            alive = time.time() - status.st_mtime < _TIME_TO_LIVE
+        return None if alive else Death(int(status.st_mtime * 1000))
+    finally:
+        os.close(file)
+
+
+def _machine() -> str:
+    boot = ""
+    with suppress(OSError):
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return f"{socket.gethostname()}\n{boot}"
+
+
+def _is_of_this_machine(text: str) -> bool:
+    """Whether a lock on a local disk means anything: after a reboot the host is the same, in another container the boot is."""
+    theirs, ours = text.split("\n"), _machine().split("\n")
+    return theirs[0] == ours[0] or (len(theirs) == len(ours) and bool(ours[1]) and theirs[1] == ours[1])
+
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _lock(file: int) -> None:
+        msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
+
+    def _is_free(file: int) -> bool:
+        try:
+            os.lseek(file, 0, os.SEEK_SET)
+            msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
+        except OSError:
+            return False
+        os.lseek(file, 0, os.SEEK_SET)
+        msvcrt.locking(file, msvcrt.LK_UNLCK, 1)
+        return True
+
+else:
+    import fcntl
+
+    def _lock(file: int) -> None:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def _is_free(file: int) -> bool:
+        try:
+            # Shared, so that many who ask at once do not take one another for the owner.
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return False
+        return True
