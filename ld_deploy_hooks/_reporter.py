@@ -132,7 +132,7 @@ class _Journal:
 
     def claim(self, limit: int) -> list[Claimed]:
         own = tuple(self._own)
-        items = self._ask(
+        items: list[Claimed] = self._ask(
             lambda box: box.claim(base_uri=self._base_uri, owner=self._owner, now=_now(), limit=limit, own=own), []
         )
         fresh = []

@@ -347,8 +347,8 @@ class Run:
         assert self.ended_at is not None
         assert self.started_at is not None
         if verdict.failed:
-            host, error_type = self._failed_host
-            verdict = replace(verdict, host=host or verdict.host, error=verdict.error or error_type)
+            failed_host, error_type = self._failed_host
+            verdict = replace(verdict, host=failed_host or verdict.host, error=verdict.error or error_type)
         ours = {
             "durationMs": self.ended_at - self.started_at,
             "reason": verdict.reason,

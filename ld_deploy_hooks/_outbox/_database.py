@@ -78,8 +78,10 @@ class Database:
     def close(self) -> None:
         """Close the connection; not in a forked child, where that would undo the parent's transaction."""
         self._closed = True
-        if os.getpid() == self._process:
-            self._disconnect()
+        if os.getpid() == self._process and self._connection is not None:
+            with suppress(sqlite3.Error):
+                self._connection.close()
+            self._connection = None
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -150,9 +152,9 @@ class Database:
     # -- opening ------------------------------------------------------------------------------------------------------
 
     def _open(self) -> sqlite3.Connection:
-        if self._path is None:
-            return self._connect(":memory:")
         try:
+            if self._path is None:
+                return self._connect(":memory:")
             make_folder(self._path)
             with suppress(_Damaged), folder_lock(self._path.parent):
                 return self._connect_file(self._path)
@@ -184,13 +186,10 @@ class Database:
         connection.create_function("keep", 0, lambda kept=connection: None)
         try:
             self._prepare(connection)
-        except sqlite3.Error as error:
-            if _is_damage(_name(error)):
-                # Left open: closing would write to the file and delete its log, whatever can still be read in them.
+        except BaseException as error:
+            if isinstance(error, sqlite3.Error) and _is_damage(_name(error)):
+                _abandon(connection)
                 raise _Damaged from None
-            connection.close()
-            raise
-        except BaseException:
             connection.close()
             raise
         return connection
@@ -212,8 +211,7 @@ class Database:
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA mmap_size = 0")
         connection.execute("BEGIN IMMEDIATE")
-        ((version,),) = connection.execute("PRAGMA user_version")
-        if version == 0:
+        if self._check_kind(connection) == 0:
             for statement in SCHEMA:
                 connection.execute(statement)
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
@@ -221,20 +219,21 @@ class Database:
         connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         connection.execute("COMMIT")
 
-    def _check_kind(self, connection: sqlite3.Connection) -> None:
+    def _check_kind(self, connection: sqlite3.Connection) -> int:
+        """Return the version of the schema, 0 in a new file."""
         # In this order: another process may be making the tables, all at once.
         ((tables,),) = connection.execute("SELECT count(*) FROM sqlite_master")
         ((version,),) = connection.execute("PRAGMA user_version")
         ((application,),) = connection.execute("PRAGMA application_id")
         if not tables and not version:
-            return
+            return 0
         if application != APPLICATION_ID:
             what, step = "it is another program's database", "Set LD_DEPLOY_OUTBOX to a file of its own"
         elif version > SCHEMA_VERSION:
             what = f"a newer ld-deploy-hooks wrote it (schema {version}, this one knows {SCHEMA_VERSION})"
             step = "Upgrade ld-deploy-hooks, or set LD_DEPLOY_OUTBOX to another file"
         else:
-            return
+            return SCHEMA_VERSION
         raise self._error(f"cannot be used: {what}. {step}.")
 
     # -- faults -------------------------------------------------------------------------------------------------------
@@ -243,7 +242,9 @@ class Database:
         name = _name(error)
         if self._path is None or not _is_damage(name):
             return refusal(self._path, name)
-        self._connection = None  # left open, as above
+        if self._connection is not None:
+            _abandon(self._connection)
+            self._connection = None
         try:
             with folder_lock(self._path.parent, moving=True):
                 # Unless another process was first.
@@ -254,22 +255,19 @@ class Database:
         kept = f"; it was moved to {self.set_aside}" if self.set_aside else ""
         return self._error(f"is damaged ({name}){kept}. A new one takes its place.")
 
-    def _disconnect(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is None:
-            return
-        with suppress(sqlite3.Error, OSError):
-            if self._path is None:
-                connection.close()
-                return
-            with folder_lock(self._path.parent):
-                # A file that was moved aside is left open: SQLite would delete the log of the one in its place.
-                if file_id(self._path) == self._file:
-                    connection.close()
-
     def _error(self, what: str) -> OutboxError:
         where = ":memory:" if self._path is None else str(self._path)
         return OutboxError(f"The outbox {where} {what}", path=where)
+
+
+def _abandon(connection: sqlite3.Connection) -> None:
+    """Leave a damaged file alone, but hold nobody up who has it open too.
+
+    It is not closed: closing would write to the file and delete its log, whatever can still be read in them.
+    """
+    with suppress(sqlite3.Error):
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
 
 
 def _is_damage(name: str) -> bool:

@@ -116,7 +116,7 @@ def folder_lock(folder: Path, *, moving: bool = False) -> Iterator[None]:
     SQLite finds a file's log by name: it would mix the log of one file with another that takes its place meanwhile, and
     delete that one's log when it closes the old.
 
-    Waits 5 s at most; where folders cannot be locked (Windows, some network file systems) it goes on without.
+    Waits 1 s at most; where folders cannot be locked (Windows, some network file systems) it goes on without.
 
     Args:
         folder: of the outbox file.
@@ -127,7 +127,7 @@ def folder_lock(folder: Path, *, moving: bool = False) -> Iterator[None]:
         return
     descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        for _ in range(250):
+        for _ in range(50):
             try:
                 fcntl.flock(descriptor, (fcntl.LOCK_EX if moving else fcntl.LOCK_SH) | fcntl.LOCK_NB)
                 break
