@@ -160,9 +160,7 @@ class SSHHosts:
         self.config.write_text("".join(map(self._alias, self._hosts.values())))
 
     def _alias(self, host: Host) -> str:
-        return (
-            f"Host {host.name}\n  HostName {ADDRESS}\n  Port {host.port}\n  User deploy\n  IdentityFile {self.key}\n"
-        )
+        return f"Host {host.name}\n  HostName {ADDRESS}\n  Port {host.port}\n  User deploy\n  IdentityFile {self.key}\n"
 
 
 class _Login(asyncssh.SSHServer):

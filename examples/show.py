@@ -31,6 +31,7 @@ TOKEN = "api-made-up-for-the-show"
 PROJECT, ENVIRONMENT = "paper-planes", "production"
 HOSTS = ("web1", "web2", "web3")
 # The variables that the examples' processes get from whoever runs the show: no LD_*, no CI system's, no proxy.
+# Coverage goes on in them.
 KEPT = ("COVERAGE_FILE", "COVERAGE_PROCESS_START", "LANG", "LC_ALL", "PATH", "TMPDIR", "VIRTUAL_ENV")
 # Seconds for one command; far more than it takes.
 PATIENCE = 60.0
@@ -89,7 +90,6 @@ class Stage:
         return {
             **{name: os.environ[name] for name in KEPT if name in os.environ},
             "HOME": str(self.folder),
-            "PYTHONDONTWRITEBYTECODE": "1",
             "PYTHONUNBUFFERED": "1",
             # They run in other folders.
             "PYTHONPATH": os.pathsep.join(map(os.path.abspath, filter(None, python_path.split(os.pathsep)))),
@@ -133,8 +133,8 @@ class Stage:
                 Told("docs-web", "2.0.0", ENVIRONMENT, "finished", "succeeded: web1 web2 web3"),
             ),
             Step(
-                "Fabric again, after the web server of web2 was set up wrongly: it serves the folder that `current` led to "
-                "then, and goes on with 2.0.0 whatever is released.",
+                "Fabric again, but now the web server of web2 is set up wrongly: it serves the folder that `current` "
+                "leads to now, and goes on with 2.0.0 whatever is released.",
                 "fabric",
                 (*fab, "--tag", "2.1.0"),
                 1,

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
-import inspect
-import threading
 from collections.abc import Callable, Mapping
-from contextvars import ContextVar
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from ld_deploy_hooks._decorator import decorate
 from ld_deploy_hooks._door import Surroundings, host_room
+from ld_deploy_hooks._entries import (
+    Bound,
+    Call,
+    Entry,
+    begun,
+    begun_async,
+    bind,
+    current_deployment,
+    entries,
+    leave,
+    outer,
+    take_bound,
+)
 from ld_deploy_hooks._fields import Fields
-from ld_deploy_hooks._log import internal_fault
-from ld_deploy_hooks._verdicts import Verdict, plain_verdict
-from ld_deploy_hooks._waiting import asyncio_task, wait, wait_async
+from ld_deploy_hooks._log import internal_fault, say_once
+from ld_deploy_hooks._verdicts import Verdict
+from ld_deploy_hooks._waiting import wait, wait_async
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from ld_deploy_hooks._handle import Deployment
-    from ld_deploy_hooks._records import Identity
     from ld_deploy_hooks._settings import Settings
 
 __all__ = ["Block", "Bound", "Call", "Entry", "begun", "bind", "current_deployment", "deployment", "flush", "leave"]
@@ -28,117 +36,6 @@ __all__ = ["Block", "Bound", "Call", "Entry", "begun", "bind", "current_deployme
 F = TypeVar("F", bound=Callable[..., Any])
 StringField = str | Callable[..., str | None] | None
 MappingField = Mapping[str, Any] | Callable[..., Mapping[str, Any] | None] | None
-
-
-@dataclass(kw_only=True)
-class Call:
-    """What a block is entered with.
-
-    Attributes:
-        args: positional arguments of the function or task, which callable fields are asked with.
-        kwargs: its keyword arguments.
-        task: its name; None in a plain ``with``.
-        surroundings: what the host says of this place.
-        hosts: the hosts that it is going to.
-    """
-
-    args: tuple[Any, ...] = ()
-    kwargs: Mapping[str, Any] = field(default_factory=dict)
-    task: str | None = None
-    surroundings: Surroundings = field(default_factory=Surroundings)
-    hosts: tuple[str, ...] = ()
-
-    @classmethod
-    def of(cls, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], **more: Any) -> Call:
-        """Return the call of ``function``, its defaults filled in: callable fields see every argument by its place."""
-        try:
-            bound = inspect.signature(function).bind(*args, **kwargs)
-        except (TypeError, ValueError):
-            # The call itself is about to raise just that, and better.
-            return cls(args=args, kwargs=kwargs, **more)
-        bound.apply_defaults()
-        return cls(args=bound.args, kwargs=bound.kwargs, **more)
-
-    def is_like(self, other: Call) -> bool:
-        """Whether ``other`` calls the same function with the same arguments, its context aside."""
-        try:
-            mine, others = self._without_context(), other._without_context()
-            return (
-                self.task is not None
-                and self.task == other.task
-                and bool(mine == others and self.kwargs == other.kwargs)
-            )
-        except Exception:
-            # Arguments that cannot be compared: not known to be the same.
-            return False
-
-    def _without_context(self) -> tuple[Any, ...]:
-        return self.args[1:] if self.surroundings.context_given else self.args
-
-
-class Entry:
-    """One block that somebody is inside of: who opened a run, or who joined it."""
-
-    def __init__(self, block: Block, call: Call, deployment: Deployment, *, joined: bool) -> None:
-        self.block = block
-        self.call = call
-        self.deployment = deployment
-        # The run that this entry opened, if it did; a pending one may find another open when it starts, and join it.
-        self._opened = None if joined else deployment._run
-        self._where = (threading.get_ident(), asyncio_task())
-        if self._opened is not None:
-            self._opened.opened_in = self._where
-        _entries.set((*_entries.get(), self))
-        block.inside.append(self)
-
-    def note_host(self, host: str, error: BaseException | None, *, failed: bool = False) -> None:
-        """Note how a call on ``host`` fared: by the exception that left it, or by what its result means."""
-        run = self.deployment._run
-        if failed or _verdict(error).failed:
-            run.host_failed(host, error)
-        else:
-            run.host_succeeded(host)
-
-    def leave(self, error: BaseException | None) -> Future[bool] | None:
-        """Leave the block, once, on the way out that ``error`` says; the future is done when the end is durable."""
-        if self not in self.block.inside:
-            return None
-        self.block.inside.remove(self)
-        _entries.set(tuple(entry for entry in _entries.get() if entry is not self))
-        run = self.deployment._run
-        return run.leave(_verdict(error), error, opener=self._opened is run, inner=run.opened_in == self._where)
-
-
-@dataclass(eq=False)
-class Bound:
-    """A call that the executor is about to make, of a task whose deployment it has opened already.
-
-    Attributes:
-        entry: the executor's own.
-        failed: set when the task's ``success`` says that its result means failure.
-    """
-
-    entry: Entry
-    failed: bool = False
-
-
-# An entry is taken out, never reset by its token: ``async with`` in a fixture leaves in another context than it entered.
-_entries: ContextVar[tuple[Entry, ...]] = ContextVar("ld_deploy_hooks_entries", default=())
-_bound: ContextVar[Bound | None] = ContextVar("ld_deploy_hooks_bound", default=None)
-
-
-def bind(bound: Bound | None) -> None:
-    """Say which call comes next: the task's own block then takes part in it without asking its fields again."""
-    _bound.set(bound)
-
-
-def leave(entry: Entry | None, error: BaseException | None) -> Future[bool] | None:
-    """Leave ``entry``; no fault of ours reaches the deploy."""
-    try:
-        return entry.leave(error) if entry is not None else None
-    except Exception as fault:
-        internal_fault("Ending a deployment", fault)
-        return None
 
 
 class Block:
@@ -193,18 +90,17 @@ class Block:
         from ld_deploy_hooks._handle import Deployment
         from ld_deploy_hooks._run import Plan
 
-        for entry in reversed(_entries.get()):
+        for entry in reversed(entries()):
             # A task that calls itself on every node's connection is one deployment, and asks nothing again.
             if entry.block is self and entry.call.is_like(call) and (again := self.join(entry, call)) is not None:
                 return again
-        outer = _outer()
+        around = outer()
 
         def settle() -> Settings:
             settings, metadata, plan.event_metadata = self._fields.settle(
-                args=call.args, kwargs=call.kwargs, outer=outer, surroundings=call.surroundings
+                args=call.args, kwargs=call.kwargs, outer=around, surroundings=call.surroundings
             )
-            for key, value in metadata.items():
-                plan.metadata.setdefault(key, value)
+            plan.metadata.update({**metadata, **plan.metadata})
             return settings
 
         plan = Plan(settle=settle, task=call.task, metadata=self._fields.fixed_metadata(), hosts=call.hosts)
@@ -212,7 +108,8 @@ class Block:
         entry = Entry(self, call, deployment, joined=False)
         if self._autostart:
             try:
-                entry.deployment = deployment._run.start().handle
+                deployment._run.start()
+                entry.deployment = deployment._run.handle
             except BaseException as error:
                 leave(entry, error)
                 raise
@@ -224,10 +121,17 @@ class Block:
 
     def succeeded(self, result: Any) -> bool:
         """Whether what the function returned means success, by the user's ``success``."""
+        if self._success is None:
+            return True
         try:
-            return self._success is None or bool(self._success(result))
-        except Exception as error:
-            internal_fault("Asking the function given as success=", error)
+            return bool(self._success(result))
+        except BaseException as error:
+            if is_from_outside(error):
+                raise
+            say_once(
+                f"deployment(success=...): the callable raised {type(error).__name__}, so the result counts as a success. "
+                "It is called with what the function returned; make it return True or False."
+            )
             return True
 
     def __copy__(self) -> Block:
@@ -245,8 +149,8 @@ class Block:
         return self.enter(Call(surroundings=_surroundings(())))
 
     def _innermost(self) -> Entry | None:
-        mine = [entry for entry in _entries.get() if entry in self.inside]
-        return (mine or self.inside or [None])[-1]  # type: ignore[list-item]
+        mine = [entry for entry in entries() if entry in self.inside] or self.inside
+        return mine[-1] if mine else None
 
 
 class Around:
@@ -286,7 +190,6 @@ class Around:
         return False
 
     def _enter(self) -> Entry:
-        room = host_room()
         call = Call.of(
             self._function,
             self._args,
@@ -294,47 +197,42 @@ class Around:
             task=self._function.__name__,
             surroundings=_surroundings(self._args),
         )
-        bound = _bound.get()
-        if bound is not None and bound.entry.block is self._block:
-            _bound.set(None)
-            self._bound = bound
-            entry = self._block.join(bound.entry, call)
+        self._bound = take_bound(self._block)
+        if self._bound is not None:
+            entry = self._block.join(self._bound.entry, call)
             if entry is not None:
                 return entry
-        if room is not None:
-            room.notice_missing_executor()
-            self._host = room.host_of(self._args)
+        else:
+            self._look_at_host()
         return self._block.enter(call)
 
+    def _look_at_host(self) -> None:
+        room = host_room()
+        try:
+            if room is not None:
+                room.notice_missing_executor()
+                self._host = room.host_of(self._args)
+        except Exception as error:
+            internal_fault("Reading the host's configuration", error)
+
     def _leave(self, error: BaseException | None) -> Future[bool] | None:
-        failed = error is None and not self._block.succeeded(self.result)
-        if failed:
-            self._entry.deployment._run.mark(Verdict(failed=True, reason="error"))
-        if self._bound is not None:
-            self._bound.failed = failed
-        elif self._host is not None:
-            self._entry.note_host(self._host, error, failed=failed)
-        return leave(self._entry, error)
-
-
-def begun(entry: Entry) -> Deployment:
-    """Wait until the start that ``entry`` takes part in is on disk."""
-    try:
-        wait(entry.deployment._run.on_disk)
-    except BaseException as error:
-        # Ctrl-C in that wait: the block is never entered, and nobody else would leave it.
-        leave(entry, error)
-        raise
-    return entry.deployment
-
-
-async def begun_async(entry: Entry) -> Deployment:
-    try:
-        await wait_async(entry.deployment._run.on_disk)
-    except BaseException as error:
-        leave(entry, error)
-        raise
-    return entry.deployment
+        failed = False
+        try:
+            failed = error is None and not self._block.succeeded(self.result)
+            if self._bound is not None:
+                self._bound.failed = failed
+                if failed:
+                    # The executor's outcome is the verdict, and it knows nothing of results.
+                    self._entry.deployment._run.mark(Verdict(failed=True, reason="error"))
+            elif self._host is not None:
+                self._entry.note_host(self._host, error, failed=failed)
+        except BaseException as fault:
+            if not isinstance(fault, Exception):
+                # Ctrl-C while the user's function judged the result.
+                leave(self._entry, fault)
+                raise
+            internal_fault("Noting how a task fared", fault)
+        return leave(self._entry, error, failed=failed)
 
 
 def _surroundings(arguments: tuple[Any, ...]) -> Surroundings:
@@ -344,38 +242,6 @@ def _surroundings(arguments: tuple[Any, ...]) -> Surroundings:
     except Exception as error:
         internal_fault("Reading the host's configuration", error)
         return Surroundings()
-
-
-def _verdict(error: BaseException | None) -> Verdict:
-    room = host_room() if error is not None else None
-    try:
-        verdict = room.verdict(error) if room is not None and error is not None else None
-    except Exception as fault:
-        internal_fault("Judging an exception", fault)
-        verdict = None
-    return verdict or plain_verdict(error)
-
-
-def _outer() -> tuple[Identity, Settings | None] | None:
-    """Return what a deployment that is entered here lies in."""
-    from ld_deploy_hooks._run import parent_identity
-
-    outer = current_deployment()
-    if outer is not None and outer.identity is not None:
-        return outer.identity, outer._run.settings
-    parent = parent_identity()
-    return (parent, None) if parent is not None else None
-
-
-def current_deployment() -> Deployment | None:
-    """Return the deployment that this code runs in: the context's own, else the only one open in this process, else None."""
-    entries = _entries.get()
-    if entries:
-        return entries[-1].deployment
-    from ld_deploy_hooks._run import only_run
-
-    run = only_run()
-    return run.handle if run is not None else None
 
 
 def flush(timeout: float | None = None) -> bool:

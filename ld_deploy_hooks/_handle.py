@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ld_deploy_hooks._hosts import connection_labels
-from ld_deploy_hooks._log import internal_fault
+from ld_deploy_hooks._log import internal_fault, say_once
+from ld_deploy_hooks._metadata import jsonable
 from ld_deploy_hooks._run import Plan, Run
 from ld_deploy_hooks._verdicts import Verdict
 from ld_deploy_hooks._waiting import wait
@@ -24,12 +25,16 @@ class Deployment:
     """
 
     def __init__(self, plan: Plan) -> None:
-        self._run = Run(plan)
-        self._run.handle = self
+        self._own_run = Run(plan)
+        self._own_run.handle = self
 
     def __repr__(self) -> str:
         application = self.identity.application_key if self.identity is not None else None
         return f"<Deployment {application!r} {self.state} id={self.id}>"
+
+    @property
+    def _run(self) -> Run:
+        return self._own_run.current
 
     @property
     def id(self) -> str:
@@ -67,9 +72,8 @@ class Deployment:
         Raises:
             SettingsError: a setting is missing or cannot be used, and ``strict`` is on.
         """
-        if self._run.state == "pending":
-            self._run = self._run.start()
-            wait(self._run.on_disk)
+        self._run.start()
+        wait(self._run.on_disk)
 
     def custom(self, metadata: Mapping[str, Any] | None = None, /, **more: Any) -> None:
         """Tell a custom event: an annotation that opens and closes nothing.
@@ -78,6 +82,9 @@ class Deployment:
             metadata: sent as eventMetadata; what is no JSON is told as its type's name.
             **more: the same, by keyword; they win over ``metadata``.
         """
+        if metadata is not None and not isinstance(metadata, Mapping):
+            say_once(f"custom() takes a mapping, not {type(metadata).__name__}; this custom event was not told.")
+            return
         try:
             wait(self._run.custom({**(metadata or {}), **more}))
         except Exception as error:
@@ -85,15 +92,15 @@ class Deployment:
 
     def mark_failed(self, detail: str) -> None:
         """Let the deployment end as failed, with these words, whatever its outcome; the block goes on."""
-        self._run.mark(Verdict(failed=True, reason="error", detail=str(detail)))
+        self._run.mark(Verdict(failed=True, reason="error", detail=_words(detail)))
 
     def mark_cancelled(self, detail: str) -> None:
         """Let the deployment end as failed because somebody cancelled it; the block goes on."""
-        self._run.mark(Verdict(failed=True, reason="cancelled", detail=str(detail)))
+        self._run.mark(Verdict(failed=True, reason="cancelled", detail=_words(detail)))
 
     def host_succeeded(self, host: str) -> None:
         """Say that the deployment went well on ``host``."""
-        self._run.host_succeeded(str(host))
+        self._run.host_succeeded(_host(host))
 
     def host_failed(self, host: str, error: BaseException | None = None) -> None:
         """Say that the deployment failed on ``host``; whether it failed as a whole, the block's outcome says.
@@ -102,14 +109,30 @@ class Deployment:
             host: as it should be shown.
             error: what happened there; of a deployment that fails without an error of its own, its type's name is told.
         """
-        self._run.host_failed(str(host), error)
+        self._run.host_failed(_host(host), error)
 
     def record_group(self, group_result: Any) -> None:
         """Take over how each host fared from a Fabric ``GroupResult``, or from ``GroupException.result``."""
-        succeeded = list(getattr(group_result, "succeeded", None) or ())
-        failed = dict(getattr(group_result, "failed", None) or {})
-        named = connection_labels([*succeeded, *failed])
+        try:
+            succeeded = list(group_result.succeeded)
+            failed = dict(group_result.failed)
+            named = connection_labels([*succeeded, *failed])
+        except Exception as error:
+            say_once(
+                f"record_group() got a {type(group_result).__name__} that cannot be read ({type(error).__name__}), so its "
+                "hosts are not told. Give it a Fabric GroupResult, or the result of a GroupException."
+            )
+            return
         for host in named[: len(succeeded)]:
-            self.host_succeeded(host)
-        for host, error in zip(named[len(succeeded) :], failed.values(), strict=True):
-            self.host_failed(host, error)
+            self._run.host_succeeded(host)
+        for host, its in zip(named[len(succeeded) :], failed.values(), strict=True):
+            self._run.host_failed(host, its if isinstance(its, BaseException) else None)
+
+
+def _words(detail: object) -> str:
+    """Return the user's words. Of an exception that was given in their place not its text, which may hold secrets."""
+    return detail if isinstance(detail, str) else str(jsonable(detail))
+
+
+def _host(host: object) -> str:
+    return host if isinstance(host, str) else connection_labels([host])[0]

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ld_deploy_hooks._errors import OutboxError
 from ld_deploy_hooks._log import internal_fault, logger, say_once
-from ld_deploy_hooks._plugins import Plugins
 from ld_deploy_hooks._owner import HEARTBEAT, Death, Owner, death_of, forget_dead, owners_in
+from ld_deploy_hooks._plugins import Plugins
 from ld_deploy_hooks._records import DeploymentEvent, DeploymentRecord, Identity
 from ld_deploy_hooks._recovery import details_of, recover
 from ld_deploy_hooks._sender import Sender
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ld_deploy_hooks._launchdarkly import Client
     from ld_deploy_hooks._outbox import Claimed, Outbox
 
-__all__ = ["Reporter", "close_all", "flush_all", "plugins_for", "reporter_for"]
+__all__ = ["Reporter", "ask_outbox", "close_all", "flush_all", "plugins_for", "reporter_for"]
 
 T = TypeVar("T")
 
@@ -290,10 +290,26 @@ class Reporter:
         self.plugins.flush(timeout)
         self.send(max(deadline - time.monotonic(), 0))
 
-    def send(self, timeout: float) -> None:
-        """Wait until nothing more can be delivered, at most ``timeout`` seconds; takes no lock that others hold."""
+    def send(self, timeout: float, meanwhile: Callable[[], None] | None = None) -> None:
+        """Wait until nothing more can be delivered, at most ``timeout`` seconds; takes no lock that others hold.
+
+        Args:
+            timeout: in seconds.
+            meanwhile: called every now and then while it waits.
+        """
         if self._sender is not None:
-            self._sender.flush(timeout)
+            self._sender.flush(timeout, meanwhile)
+
+    def recover(self) -> list[DeploymentRecord]:
+        """End what dead processes left open, now, and return what that was.
+
+        Raises:
+            OutboxError: the outbox cannot be used.
+        """
+        self._kept_house = True
+        recovered = self._store.writer.submit(self._store.keep_house).result()
+        self._tell_recovered(recovered)
+        return recovered
 
     def left(self) -> str | None:
         """Return the line that says what could not be delivered so far, why, and how it will be; None if nothing is left."""
@@ -308,12 +324,12 @@ class Reporter:
             if self.settings.access_token is not None:
                 why = "the access token or the base URI cannot be used"
         else:
-            why = self._sender.stopped or f"{self.settings.base_uri} did not accept them in time"
+            why = self._sender.stopped or self._sender.trouble or "there was not enough time to send them"
         if self._spare is not None:
             return f"{pending} event(s) could not be delivered and are lost, since the outbox cannot be used: {why}"
         return (
-            f"{pending} event(s) wait in {self.settings.outbox} for {self.settings.base_uri}: {why}. The next deployment sends "
-            "them; python -c 'import ld_deploy_hooks; ld_deploy_hooks.flush(60)' does it now."
+            f"{pending} event(s) wait in {self.settings.outbox} for {self.settings.base_uri}: {why}. The next deployment "
+            "sends them; `ld-deploy flush` does it now."
         )
 
     def close(self) -> None:
@@ -407,10 +423,25 @@ def reporter_for(settings: Settings) -> Reporter:
     )
     with _lock:
         if key not in _reporters:
-            if settings.outbox not in _stores:
-                _stores[settings.outbox] = _Store(settings.outbox)
-            _reporters[key] = Reporter(settings, plugins, _stores[settings.outbox])
+            _reporters[key] = Reporter(settings, plugins, _store_for(settings))
         return _reporters[key]
+
+
+def _store_for(settings: Settings) -> _Store:
+    if settings.outbox not in _stores:
+        _stores[settings.outbox] = _Store(settings.outbox)
+    return _stores[settings.outbox]
+
+
+def ask_outbox(settings: Settings, question: Callable[[Outbox], T]) -> T:
+    """Return the answer of the outbox of ``settings``; nothing is sent for it.
+
+    Raises:
+        OutboxError: the outbox cannot be used.
+    """
+    with _lock:
+        store = _store_for(settings)
+    return store.writer.submit(question).result()
 
 
 def flush_all(timeout: float | None = None) -> bool:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import atexit
-import json
 import os
 import signal
 import threading
-import time
 import uuid
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
@@ -15,24 +13,24 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ld_deploy_hooks._clock import monotonic, now
 from ld_deploy_hooks._errors import DropEvent, SettingsError
-from ld_deploy_hooks._hosts import Hosts
+from ld_deploy_hooks._events import Events, identity_of
 from ld_deploy_hooks._log import internal_fault, say_once
-from ld_deploy_hooks._metadata import fit, jsonable, redact
+from ld_deploy_hooks._outcome import Outcome
+from ld_deploy_hooks._parent import parent_identity
 from ld_deploy_hooks._records import DeploymentEvent, DeploymentRecord, EventType, Identity
 from ld_deploy_hooks._reporter import Reporter, reporter_for
 from ld_deploy_hooks._settings import Settings
 from ld_deploy_hooks._signals import Signals
 from ld_deploy_hooks._verdicts import FINISHED, Verdict
-from ld_deploy_hooks._version import __version__
 
-__all__ = ["PARENT", "Plan", "Run", "only_run", "parent_identity"]
-
-# Names the deployment that a parent process (``ld-deploy run``) tells: {"id": …, "identity": [project, environment, application, version]}.
-PARENT = "LD_DEPLOY_PARENT"
+__all__ = ["Plan", "Run", "only_run"]
 
 # Seconds that a process may live on after SIGTERM: Jenkins kills after 5.
 _SIGNAL = 2.0
+# Seconds that one waits for another thread to have recorded the end of its run.
+_ENDING = 1.0
 
 
 @dataclass(kw_only=True)
@@ -61,9 +59,7 @@ class Run:
         self.id = str(uuid.uuid4())
         self.plan = plan
         self.metadata = plan.metadata
-        self.hosts = Hosts()
-        for host in plan.hosts:
-            self.hosts.plan(host)
+        self.outcome = Outcome(plan.hosts)
         self.state = "pending"
         self.identity: Identity | None = None
         self.settings: Settings | None = None
@@ -73,103 +69,121 @@ class Run:
         self.durable: Future[None] = Future()
         # The object that deploy code holds; whoever joins gets the same.
         self.handle: Any = None
+        # Thread and asyncio task of who opened it.
         self.opened_in: tuple[int, Any] | None = None
+        # The run of the same identity that was open already when this one started.
+        self._merged_into: Run | None = None
         self._pid = os.getpid()
         self._started = 0.0
         self._told = False
         self._told_by_parent = False
         self._reporter: Reporter
-        # The last signal that a handler of the user's was given; it explains a failure that follows.
-        self._signal: int | None = None
-        self._added: dict[str, Any] = {}
+        self._events: Events
         self._inside = 1
         self._over = threading.Event()
-        self._mark: Verdict | None = None
-        self._failed_host: tuple[str | None, str | None] = (None, None)
-        self._opener: tuple[Verdict, BaseException | None] | None = None
-        self._joiner: tuple[Verdict, BaseException | None] | None = None
         with _lock:
             _present.append(self)
 
-    def start(self) -> Run:
-        """Start, or join the run of the same identity that is open; return the one that now counts.
+    @property
+    def current(self) -> Run:
+        """The run that counts: this one, or the one that it joined when it started."""
+        run = self
+        while run._merged_into is not None:
+            run = run._merged_into
+        return run
+
+    def start(self) -> None:
+        """Start, or join the run of the same identity that is open.
 
         Raises:
             SettingsError: a setting is missing or cannot be used, and ``strict`` is on.
         """
         with _lock:
-            if self.state != "pending":
-                return self
-            self.state = "started"
-        self.started_at = int(time.time() * 1000)
-        self._started = time.monotonic()
+            if self.state != "pending" or not self.is_ours:
+                return
+            if self._inside:
+                self.state = "started"
+        if not self._inside:
+            say_once("A deployment was not started: its block had been left already. Call start() inside the block.")
+            return
+        recorded = None
         try:
-            settings = self.settings = self.plan.settle()
+            recorded = self._begin()
         except SettingsError:
             raise
         except Exception as error:
-            internal_fault("Reading the settings", error)
-            self.durable.set_result(None)
-            return self
-        if settings.silent or settings.missing:
-            self.durable.set_result(None)
-            return self
-        self.identity = Identity(
-            settings.project_key or "",
-            settings.environment_key or "",
-            settings.application_key or "",
-            settings.version or "",
-        )
-        other = self._register((settings.base_uri, self.identity))
-        if other is not None:
-            return other._absorb(self)
-        self._told = True
-        self._told_by_parent = self.identity in _parents or self.identity == parent_identity()
-        try:
-            self._reporter = reporter_for(settings)
-            _signals.watch()
-            self._announce()
-        except Exception as error:
-            self._told = False
             internal_fault("Starting a deployment", error)
-        if not self._told:
-            self.durable.set_result(None)
-        return self
+        finally:
+            if recorded is None:
+                self.durable.set_result(None)
+            else:
+                recorded.add_done_callback(self._on_disk)
 
-    def _register(self, key: tuple[str, Identity]) -> Run | None:
+    def _begin(self) -> Future[Any] | None:
+        """Have the start recorded; None where this run tells none."""
+        self.started_at, self._started = now(), monotonic()
+        settings = self.settings = self.plan.settle()
+        if settings.silent or settings.missing:
+            return None
+        self.identity = identity_of(settings)
+        if not self._register((settings.base_uri, self.identity)):
+            return None
+        self._reporter = reporter_for(settings)
+        plugins = self._reporter.plugins
+        self._events = Events(
+            settings=settings, identity=self.identity, task=self.plan.task, modify=plugins.modify_event
+        )
+        if self.identity in _parents or self.identity == parent_identity():
+            self._told = self._told_by_parent = True
+            return None
+        self._events.added = self._events.clean(plugins.add_metadata(self.record()))
+        try:
+            event = self._event(EventType.STARTED, self.started_at, users=self.plan.event_metadata)
+        except DropEvent:
+            return None
+        _signals.watch()
+        self._told = True
+        return self._reporter.started(event, self.record())
+
+    def _on_disk(self, recorded: Future[Any]) -> None:
+        error = recorded.exception()
+        if error is None:
+            self.durable.set_result(None)
+        else:
+            self.durable.set_exception(error)
+
+    def _register(self, key: tuple[str, Identity]) -> bool:
+        """Become the open run of this identity, or join the one that is: False then."""
         while True:
             with _lock:
                 other = _open.get(key)
                 if other is None:
                     _open[key] = self
-                    return None
+                    return True
                 if other._inside:
-                    other._inside += 1
-                    return other
+                    self._merge_into(other)
+                    return False
             # It has ended, but its end is not queued yet: a start that overtook it would be paired wrongly.
-            other._over.wait(1.0)
+            other._over.wait(_ENDING)
             with _lock:
                 if _open.get(key) is other:
                     del _open[key]
 
-    def _absorb(self, joiner: Run) -> Run:
-        for key, value in joiner.metadata.items():
-            self.metadata.setdefault(key, value)
-        with _lock:
-            for host in joiner.plan.hosts:
-                self.hosts.plan(host)
-            _present.remove(joiner)
-            self._mark = self._mark or joiner._mark
-            # One was counted in when it was found open.
-            self._inside += joiner._inside - 1
-        return self
+    def _merge_into(self, other: Run) -> None:
+        other._inside += self._inside
+        self._merged_into = other
+        for key, value in list(self.metadata.items()):
+            other.metadata.setdefault(key, value)
+        other.outcome.take_over(self.outcome)
+        _present.remove(self)
 
     def join(self) -> bool:
         """Take part in a run that is open or pending; undone by :meth:`leave`. False: it has ended."""
         with _lock:
-            if not self._inside or not self.is_ours:
+            run = self.current
+            if run._inside <= 0 or not run.is_ours:
                 return False
-            self._inside += 1
+            run._inside += 1
             return True
 
     @property
@@ -178,95 +192,95 @@ class Run:
         return None if self.state == "pending" else self.durable
 
     @property
+    def is_open(self) -> bool:
+        """Whether somebody is inside."""
+        return self.current._inside > 0
+
+    @property
     def is_ours(self) -> bool:
         """Whether this process opened it: a forked child owns none of its parent's."""
         return self._pid == os.getpid()
 
     def leave(
-        self, verdict: Verdict, error: BaseException | None, *, opener: bool, inner: bool = False
+        self, verdict: Verdict, error: BaseException | None, *, opened: Run | None, where: tuple[int, Any]
     ) -> Future[bool] | None:
         """Count one participant out; the last one out ends the run.
 
         Args:
             verdict: on the way out that this participant took.
             error: the exception that left it.
-            opener: whether this is who opened the run: its outcome is the verdict.
-            inner: a joiner in the opener's own thread and task, whose failure the opener may have caught.
+            opened: the run that this participant opened, if it opened one: there its outcome is the verdict.
+            where: the thread and asyncio task that it entered in; the opener may have caught a failure in its own.
 
         Returns:
             A future that is done when the end is durable; None when there is nothing to wait for.
         """
-        if not self.is_ours:
-            return None
         with _lock:
-            if opener:
-                self._opener = (verdict, error)
-            elif verdict.failed and self._joiner is None and not (inner and self._opener is None):
-                self._joiner = (verdict, error)
-            self._inside -= 1
-            if self._inside:
+            run = self.current
+            if not run.is_ours:
                 return None
-            if self.state == "pending":
-                _present.remove(self)
+            if opened is run:
+                run.outcome.opener_left(verdict, error)
+            else:
+                run.outcome.joiner_left(verdict, error, inner=where == run.opened_in)
+            run._inside -= 1
+            if run._inside:
                 return None
-        return self._end(*self._outcome())
-
-    def _outcome(self) -> tuple[Verdict, BaseException | None]:
-        verdict, error = self._opener or (FINISHED, None)
-        if not verdict.failed and self._joiner is not None:
-            verdict, error = self._joiner
-        mark = self._mark
-        if mark is not None and verdict.failed:
-            verdict = replace(verdict, detail=mark.detail)
-        elif mark is not None:
-            verdict = mark
-        elif not verdict.failed and self.hosts.pending:
-            verdict = Verdict(failed=True, reason="incomplete", exit_code=0)
-        if verdict.failed and self._signal is not None:
-            verdict = replace(verdict, reason="cancelled")
-        return verdict, error
+            if run.state == "pending":
+                _present.remove(run)
+                return None
+            if run.state != "started":
+                return None
+            verdict, error = run.outcome.verdict()
+            run._finish(verdict)
+        return run._end(verdict, error)
 
     def cut_off(self) -> None:
         """End the run from outside, because its process ends while somebody is still inside."""
+        verdict = Verdict(failed=True, reason="killed" if self.outcome.signal is None else "cancelled")
         with _lock:
             self._inside = 0
-            if self.state != "started" or not self.is_ours:
+            if self.state == "pending" or not self.is_ours:
                 return
-        self._end(Verdict(failed=True, reason="killed" if self._signal is None else "cancelled"), None)
+            started = self.state == "started"
+            if started:
+                self._finish(verdict)
+        if started:
+            self._end(verdict, None)
+        else:
+            # Another thread is just about to tell how it ended.
+            self._over.wait(_ENDING)
+
+    def _finish(self, verdict: Verdict) -> None:
+        self.state = "failed" if verdict.failed else "finished"
+        self.ended_at = self._now_at_least()
 
     def cancel(self, number: int) -> Future[bool] | None:
-        """Tell the end of a run that a signal is about to kill the process of; takes no lock, as a signal handler must not."""
+        """Tell the end of a run that a signal is about to kill; takes no lock, as a signal handler must not."""
         if not self.is_ours or self.state != "started" or not self._told or self._told_by_parent:
             return None
         at = self._now_at_least()
-        ours = {
-            "durationMs": at - (self.started_at or 0),
-            "reason": "cancelled",
-            "error": signal.Signals(number).name,
-            "exitCode": 128 + number,
-        }
+        verdict = Verdict(
+            failed=True, reason="cancelled", error=signal.Signals(number).name, exit_code=128 + number
+        )
 
         def end() -> tuple[DeploymentEvent, DeploymentRecord]:
-            event = self._event(EventType.FAILED, at, ours=ours, hosts=self.hosts.told_at_end())
-            record = self.record(Verdict(failed=True, reason="cancelled", error=signal.Signals(number).name))
-            return event, replace(record, state="failed", ended_at=at)
+            return self._ending(verdict, at), replace(self.record(verdict), state="failed", ended_at=at)
 
         return self._reporter.cut_off(self.id, end)
 
     def note_signal(self, number: int) -> None:
         """Keep in mind that a signal came, which is the user's own handler's business unless the run fails."""
         if self.is_ours and self._told and not self._told_by_parent:
-            self._signal = number
+            self.outcome.signal = number
             self._reporter.note_signal(self.id, number)
 
     def _now_at_least(self) -> int:
-        """Return the time in Unix milliseconds; the wall clock may be set back, but a deployment never ends before it began."""
-        elapsed = int((time.monotonic() - self._started) * 1000)
-        return max(int(time.time() * 1000), (self.started_at or 0) + elapsed)
+        """Return the time in Unix milliseconds, never one before the start: the wall clock may be set back."""
+        elapsed = int((monotonic() - self._started) * 1000)
+        return max(now(), (self.started_at or 0) + elapsed)
 
     def _end(self, verdict: Verdict, error: BaseException | None) -> Future[bool] | None:
-        self.state = "failed" if verdict.failed else "finished"
-        self.ended_at = self._now_at_least()
         try:
             if self._told and not self._told_by_parent:
                 return self._tell_end(verdict, error)
@@ -275,7 +289,8 @@ class Run:
         finally:
             self._over.set()
             with _lock:
-                _present.remove(self)
+                if self in _present:
+                    _present.remove(self)
                 if self.settings is not None and self.identity is not None:
                     key = (self.settings.base_uri, self.identity)
                     if _open.get(key) is self:
@@ -287,18 +302,17 @@ class Run:
     def host_succeeded(self, host: str) -> None:
         """Note that ``host`` went well."""
         with _lock:
-            self.hosts.succeeded(host)
+            self.outcome.host_succeeded(host)
 
     def host_failed(self, host: str, error: BaseException | None) -> None:
         """Note that ``host`` did not go well."""
         with _lock:
-            self.hosts.failed(host)
-            self._failed_host = (host, type(error).__name__ if error is not None else None)
+            self.outcome.host_failed(host, error)
 
     def mark(self, verdict: Verdict) -> None:
         """Make the run fail at its end, whatever its outcome; the first mark counts."""
         with _lock:
-            self._mark = self._mark or verdict
+            self.outcome.mark(verdict)
 
     def custom(self, metadata: Mapping[str, Any]) -> Future[None] | None:
         """Tell a custom event of this run."""
@@ -307,147 +321,67 @@ class Run:
                 f"A custom event was not told: its deployment is {self.state}. Call custom() between start and end."
             )
             return None
+        if not self.is_ours:
+            say_once(
+                "A custom event was not told: its deployment belongs to the process that this one was forked from. Call "
+                "custom() there."
+            )
+            return None
         if not self._told:
             return None
-        users = jsonable(dict(metadata))
         try:
-            event = self._event(EventType.CUSTOM, int(time.time() * 1000), users=users)
+            event = self._event(EventType.CUSTOM, self._now_at_least(), users=metadata)
         except DropEvent:
             return None
-        return self._reporter.custom(event, self.record(), users)
-
-    def _announce(self) -> None:
-        if self._told_by_parent:
-            self.durable.set_result(None)
-            return
-        plugins = self._reporter.plugins
-        self._added = jsonable(plugins.add_metadata(self.record()))
-        assert self.started_at is not None
-        try:
-            event = self._event(EventType.STARTED, self.started_at, users=self.plan.event_metadata)
-        except DropEvent:
-            self._told = False
-            return
-        done = self._reporter.started(event, self.record())
-
-        def settle(future: Future[Any]) -> None:
-            error = future.exception()
-            if error is None:
-                self.durable.set_result(None)
-            else:
-                self.durable.set_exception(error)
-
-        done.add_done_callback(settle)
+        return self._reporter.custom(event, self.record(), self._events.clean(metadata))
 
     def _tell_end(self, verdict: Verdict, error: BaseException | None) -> Future[bool]:
-        for host in verdict.hosts_succeeded:
-            self.hosts.succeeded(host)
-        for host in verdict.hosts_failed:
-            self.hosts.failed(host)
         assert self.ended_at is not None
-        assert self.started_at is not None
-        if verdict.failed:
-            failed_host, error_type = self._failed_host
-            verdict = replace(verdict, host=failed_host or verdict.host, error=verdict.error or error_type)
+        try:
+            event = self._ending(verdict, self.ended_at)
+        except BaseException as fault:
+            # Ctrl-C while a plugin was asked, or a fault: the end is told all the same, without them.
+            future = self._reporter.ended(self._ending(verdict, self.ended_at, ask=False), self.record(verdict), error)
+            if not isinstance(fault, Exception):
+                raise
+            internal_fault("Making the event of an end", fault)
+            return future
+        return self._reporter.ended(event, self.record(verdict), error)
+
+    def _ending(self, verdict: Verdict, at: int, *, ask: bool = True) -> DeploymentEvent:
         ours = {
-            "durationMs": self.ended_at - self.started_at,
+            "durationMs": at - (self.started_at or 0),
             "reason": verdict.reason,
             "detail": verdict.detail,
             "error": verdict.error,
             "exitCode": verdict.exit_code,
             "host": verdict.host,
         }
-        event = self._event(
-            EventType.FAILED if verdict.failed else EventType.FINISHED,
-            self.ended_at,
-            ours={key: value for key, value in ours.items() if value is not None},
-            hosts=self.hosts.told_at_end(),
-        )
-        return self._reporter.ended(event, self.record(verdict), error)
+        kind = EventType.FAILED if verdict.failed else EventType.FINISHED
+        return self._event(kind, at, ours=ours, hosts=self.outcome.hosts.told_at_end(), ask=ask)
 
-    def _event(
-        self,
-        kind: EventType,
-        at: int,
-        *,
-        users: Mapping[str, Any] | None = None,
-        ours: Mapping[str, Any] | None = None,
-        hosts: Mapping[str, Any] | None = None,
-    ) -> DeploymentEvent:
-        """Return the event as it is sent.
-
-        Raises:
-            DropEvent: a plugin will not have it told.
-        """
-        assert self.settings is not None
-        assert self.identity is not None
-        users = jsonable(dict(users or {}))
-        metadata = jsonable(dict(self.metadata))
-        named = {"source": f"ld-deploy-hooks/{__version__}", "eventId": str(uuid.uuid4()), "task": self.plan.task}
-        event = DeploymentEvent(
-            event_type=kind,
-            project_key=self.identity.project_key,
-            environment_key=self.identity.environment_key,
-            application_key=self.identity.application_key,
-            version=self.identity.version,
-            event_time=at,
-            application_name=self.settings.application_name,
-            application_kind=self.settings.application_kind,
-            version_name=self.settings.version_name,
-            event_metadata={
-                **users,
-                **{key: value for key, value in named.items() if value is not None},
-                **(ours or {}),
-            },
-            deployment_metadata={**self._added, **metadata, **(hosts or self.hosts.told())},
-        )
-        try:
-            event = self._reporter.plugins.modify_event(event)
-        except DropEvent:
-            if kind in (EventType.STARTED, EventType.CUSTOM):
-                raise
-            say_once(
-                f"A plugin wanted to drop the {kind} event of {self.identity.application_key}; an end is always told, or "
-                "LaunchDarkly would show the deployment as in progress for ever."
-            )
-        return self._sealed(event, users.keys(), metadata.keys())
-
-    def _sealed(self, event: DeploymentEvent, users: Any, metadata: Any) -> DeploymentEvent:
-        """Return ``event`` without the token and within the bound of its size."""
-        assert self.settings is not None
-        token = self.settings.access_token
-        secret = token.reveal() if token is not None else ""
-        about_event, about_deployment, cut = fit(
-            redact(jsonable(event.event_metadata), secret),
-            redact(jsonable(event.deployment_metadata), secret),
-            users=(frozenset(users), frozenset(metadata)),
-        )
-        if cut:
-            say_once(f"Metadata of more than 8 KiB was cut to fit: {', '.join(cut)}. Send less, or a link to it.")
-        return replace(
-            event,
-            application_name=redact(event.application_name, secret),
-            version_name=redact(event.version_name, secret),
-            event_metadata=about_event,
-            deployment_metadata=about_deployment,
-        )
+    def _event(self, kind: EventType, at: int, *, hosts: Mapping[str, Any] | None = None, **more: Any) -> DeploymentEvent:
+        hosts = self.outcome.hosts.told() if hosts is None else hosts
+        return self._events.make(kind, at, metadata=self.metadata, hosts=hosts, **more)
 
     def record(self, verdict: Verdict = FINISHED) -> DeploymentRecord:
         """Return the run as hooks see it at this moment."""
-        settings = self.settings
+        assert self.settings is not None
+        assert self.identity is not None
+        clean = self._events.clean
         return DeploymentRecord(
             id=self.id,
-            identity=self.identity or Identity("", "", "", ""),
+            identity=self.identity,
             state=self.state,
             started_at=self.started_at,
             ended_at=self.ended_at,
-            metadata={**self._added, **jsonable(dict(self.metadata))},
+            metadata={**self._events.added, **clean(self.metadata)},
             task=self.plan.task,
-            hosts=self.hosts.all,
-            application_name=settings.application_name if settings is not None else None,
-            version_name=settings.version_name if settings is not None else None,
+            hosts=self.outcome.hosts.all,
+            application_name=clean(self.settings.application_name),
+            version_name=clean(self.settings.version_name),
             reason=verdict.reason,
-            detail=verdict.detail,
+            detail=clean(verdict.detail),
             error_type=verdict.error,
         )
 
@@ -461,13 +395,13 @@ _parents: set[Identity] = set()
 
 
 def _cut_off(number: int) -> None:
-    deadline = time.monotonic() + _SIGNAL
+    deadline = monotonic() + _SIGNAL
     told = [(run._reporter, future) for run in list(_present) if (future := run.cancel(number)) is not None]
     for _, future in told:
         with suppress(Exception):
-            future.exception(max(deadline - time.monotonic(), 0))
+            future.exception(max(deadline - monotonic(), 0))
     for reporter in {reporter for reporter, _ in told}:
-        reporter.send(max(deadline - time.monotonic(), 0))
+        reporter.send(max(deadline - monotonic(), 0))
 
 
 def _note_signal(number: int) -> None:
@@ -482,20 +416,6 @@ def only_run() -> Run | None:
     """Return the only run that is open or pending in this process; None when there is none, or more than one."""
     with _lock:
         return _present[0] if len(_present) == 1 else None
-
-
-def parent_identity() -> Identity | None:
-    """Return the identity of the deployment that a parent process tells, by ``LD_DEPLOY_PARENT``."""
-    text = os.environ.get(PARENT)
-    if not text:
-        return None
-    try:
-        return Identity(*map(str, json.loads(text)["identity"]))
-    except (ValueError, TypeError, KeyError):
-        say_once(
-            f"{PARENT} does not hold what `ld-deploy run` exports; it is ignored, and this deployment is told by itself."
-        )
-        return None
 
 
 def _after_fork_in_child() -> None:

@@ -26,6 +26,8 @@ _BACKOFF_MOST = 60.0
 _BACKOFF_ACROSS_RUNS = 900.0
 # Attempts after which an event has outlived the process that recorded it, mostly.
 _TRIES_OF_ONE_RUN = 8
+# Seconds between two looks at how far a flush has come.
+_MEANWHILE = 0.1
 # How many identities are sent side by side once the service has accepted a first event.
 _WIDTH = 8
 
@@ -116,6 +118,8 @@ class Sender:
         self._refusals = 0
         self._muted = False
         self.stopped: str | None = None
+        # What the last attempt that failed met with, until one succeeds.
+        self.trouble: str | None = None
         self._thread = threading.Thread(target=self._run, name="ld-deploy-sender", daemon=True)
         self._thread.start()
 
@@ -123,11 +127,22 @@ class Sender:
         """Say that something may be due."""
         self._inbox.put(None)
 
-    def flush(self, timeout: float) -> None:
-        """Wait until nothing more can be delivered before ``timeout`` seconds have passed, at most that long."""
+    def flush(self, timeout: float, meanwhile: Callable[[], None] | None = None) -> None:
+        """Wait until nothing more can be delivered before ``timeout`` seconds have passed, at most that long.
+
+        Args:
+            timeout: in seconds.
+            meanwhile: called every now and then while it waits.
+        """
         flush = _Flush(time.monotonic() + timeout, threading.Event())
         self._inbox.put(flush)
-        flush.done.wait(timeout)
+        if meanwhile is None:
+            flush.done.wait(timeout)
+            return
+        while not flush.done.wait(min(max(flush.deadline - time.monotonic(), 0), _MEANWHILE)):
+            if time.monotonic() >= flush.deadline:
+                break
+            meanwhile()
 
     def mute(self) -> None:
         """Log nothing from now on: the interpreter is about to end, and a log handler may hold a lock then."""
@@ -183,6 +198,7 @@ class Sender:
             self._refusals += 1
             # The jitter grows with every refusal, so that many clients of one token spread out.
             self._held_until = time.monotonic() + answer.hold_back + random.uniform(0, 0.5 * self._refusals)
+        self.trouble = answer.line if answer.outcome == "retry" else None
         if answer.outcome == "accepted":
             attempt.source.ack(attempt.item)
             if not self._accepted_one:

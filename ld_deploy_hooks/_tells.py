@@ -52,7 +52,7 @@ class Tells:
             return
         self._calls.put(call)
         # Whoever holds the lock is starting the thread, which will find the call. It may be a frame below this one.
-        if self._thread is None and self._starting.acquire(blocking=False):
+        if self._starting.acquire(blocking=False):
             try:
                 if self._thread is None:
                     self._start()

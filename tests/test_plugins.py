@@ -225,9 +225,17 @@ def test_plugins_come_from_everywhere_and_the_nearest_one_is_called_first(
     assert lines() == []
 
 
-def test_built_in_plugins_are_called_in_the_order_in_which_they_are_named(make: Make, lines: Lines) -> None:
-    plugins = make(builtin=("console", "no_such_plugin"))
-    assert [plugin.name for plugin in plugins.plugins()] == ["console"]
+def test_built_in_plugins_are_called_in_the_order_in_which_they_are_named(site: Path, make: Make, lines: Lines) -> None:
+    import ld_deploy_hooks.plugins as package
+
+    for name in ("ba", "bb"):
+        (site / f"{name}.py").write_text(NAMING.format(name))
+    package.__path__.append(str(site))
+    try:
+        plugins = make(builtin=("bb", "no_such_plugin", "ba"))
+    finally:
+        package.__path__.remove(str(site))
+    assert [name for name, _ in plugins.provide_defaults(SETTINGS)] == ["bb", "ba"]
     (line,) = lines()
     assert "Plugin no_such_plugin (built-in) is not loaded: ModuleNotFoundError." in line
 
@@ -466,6 +474,7 @@ def test_a_function_that_cannot_be_called_is_one_line_and_the_plugins_other_hook
 ) -> None:
     plugins = make(plugin())
     assert plugins.add_metadata(RECORD) == {"sound": "one"}
+    plugins.register(Sound(), "p1", "this test")
     (line,) = lines()
     assert line.startswith("Plugin p0 (this test): ")
     assert not [words for words in wanted if words not in line]
@@ -473,7 +482,7 @@ def test_a_function_that_cannot_be_called_is_one_line_and_the_plugins_other_hook
         call(plugins)
     assert plugins.flush(5)
     assert lines() == [line]
-    assert plugins.plugins()[0].hooks == ["ld_deploy_add_metadata"]
+    assert [plugin.hooks for plugin in plugins.plugins()] == [["ld_deploy_add_metadata"]] * 2
 
 
 class Odd(Sound):
@@ -691,13 +700,17 @@ def test_a_slow_ask_is_said_once_for_each_plugin_and_hook(make: Make, lines: Lin
     def slow(*_: object) -> None:
         time.sleep(0.25)
 
-    plugins = make(implement("ld_deploy_add_metadata", slow), implement("ld_deploy_started", slow))
+    asks = SimpleNamespace(
+        **vars(implement("ld_deploy_add_metadata", slow)), **vars(implement("ld_deploy_modify_event", slow))
+    )
+    plugins = make(asks, implement("ld_deploy_started", slow))
     plugins.add_metadata(RECORD)
     plugins.add_metadata(RECORD)
+    plugins.modify_event(event())
     plugins.started(RECORD)
     assert plugins.flush(5)
-    (line,) = lines()
-    assert re.match(r"Plugin p0: ld_deploy_add_metadata took 0\.\d s, and the deploy waited for it\. ", line)
+    for hook, line in zip(("ld_deploy_add_metadata", "ld_deploy_modify_event"), lines(), strict=True):
+        assert re.match(rf"Plugin p0: {hook} took 0\.\d s, and the deploy waited for it\. ", line)
 
 
 # -- events -----------------------------------------------------------------------------------------------------------
@@ -820,6 +833,7 @@ def test_many_threads_tell_at_once_and_nothing_is_lost_or_out_of_order(make: Mak
     told: list[str] = []
     plugins = make(implement("ld_deploy_event_rejected", lambda _, error: told.append(error)))
     start = threading.Barrier(8)
+    interval = sys.getswitchinterval()
 
     def tell(who: int) -> None:
         start.wait()
@@ -827,10 +841,14 @@ def test_many_threads_tell_at_once_and_nothing_is_lost_or_out_of_order(make: Mak
             plugins.event_rejected(event(), f"{who} {number}")
 
     threads = [threading.Thread(target=tell, args=(who,)) for who in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    sys.setswitchinterval(1e-6)
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
     assert plugins.flush(5)
     assert len(tell_threads()) == 1
     for who in range(8):
@@ -888,6 +906,17 @@ def test_after_close_nothing_is_told_and_nothing_logged(make: Make, lines: Lines
     assert plugins.add_metadata(RECORD) == {}
     plugins.close()
     assert lines() == []
+
+
+def test_after_close_nothing_is_kept(make: Make) -> None:
+    plugins = make(implement("ld_deploy_failed", lambda *_: None))
+    plugins.close()
+    error = Own()
+    gone = weakref.ref(error)
+    plugins.failed(RECORD, error)
+    del error
+    assert gone() is None
+    assert tell_threads() == []
 
 
 class Slow(logging.Handler):
@@ -960,10 +989,16 @@ def test_where_no_thread_can_start_tells_are_skipped_and_said_once(run_python: A
         CHILD
         + "plugins = plugins_of(lambda: print('told'))\n"
         + "threading.stack_size(1 << 46)\n"  # more than there is to map: pthread_create fails as at a limit
+        + "import weakref\n"
+        + "from dataclasses import replace\n"
+        + "first = replace(RECORD, id='first')\n"
+        + "gone = weakref.ref(first)\n"
+        + "plugins.started(first)\n"
+        + "del first\n"
         + "for _ in range(3): plugins.started(RECORD)\n"
-        + "print(plugins.flush(60))\n"
+        + "print(plugins.flush(60), gone() is None)\n"
     )
-    assert done.stdout == "True\n"
+    assert done.stdout == "True True\n"
     assert done.stderr.startswith("No thread could be started to tell plugins what happens")
     assert len(done.stderr.splitlines()) == 1
 
@@ -982,7 +1017,7 @@ def test_a_plugin_that_sleeps_does_not_hold_the_process_up(run_python: Any) -> N
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_a_forked_child_has_a_thread_of_its_own_and_none_of_the_parents_tells(run_python: Any) -> None:
-    # The parent's thread hangs in a tell, with another one waiting, and holds the lock of lines as it forks.
+    # The parent's thread hangs in a tell, with another one waiting, and holds every lock while it forks.
     done = run_python(
         CHILD
         + textwrap.dedent(
@@ -994,7 +1029,7 @@ def test_a_forked_child_has_a_thread_of_its_own_and_none_of_the_parents_tells(ru
             def body():
                 if os.getpid() == parent:
                     reached.set()
-                    with plugins._tells._speaking:
+                    with plugins._tells._speaking, plugins._tells._starting:
                         go.wait(10)
                 os.write(1, b"parent\\n" if os.getpid() == parent else b"child\\n")
                 raise ValueError
@@ -1007,6 +1042,7 @@ def test_a_forked_child_has_a_thread_of_its_own_and_none_of_the_parents_tells(ru
             for _ in range(3):
                 pid = os.fork()
                 if not pid:
+                    plugins._tells.say("child")
                     plugins.started(RECORD)
                     os._exit(0 if plugins.flush(10) else 1)
                 assert os.waitpid(pid, 0)[1] == 0
@@ -1016,7 +1052,33 @@ def test_a_forked_child_has_a_thread_of_its_own_and_none_of_the_parents_tells(ru
         )
     )
     assert (done.returncode, done.stdout.split()) == (0, ["child"] * 3 + ["parent"] * 2), done.stderr
-    assert len(done.stderr.splitlines()) == 5
+    assert len(done.stderr.splitlines()) == 3 * 2 + 2
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="no such signal here")
+def test_a_signal_handler_may_say_what_is_wrong_in_the_middle_of_another_line(run_python: Any) -> None:
+    done = run_python(
+        CHILD
+        + textwrap.dedent(
+            """
+            import logging, signal
+            class Interrupted(logging.Handler):
+                def emit(self, record):
+                    said.append(record.getMessage())
+                    if len(said) == 1:
+                        os.kill(os.getpid(), signal.SIGALRM)
+            said = []
+            logging.getLogger("ld_deploy_hooks").addHandler(Interrupted())
+            plugins = plugins_of(None)
+            threading.stack_size(1 << 46)
+            signal.signal(signal.SIGALRM, lambda number, frame: plugins.started(RECORD))
+            plugins._tells.say("first")
+            print(*(line.split()[0] for line in said))
+            """
+        ),
+        timeout=10,
+    )
+    assert done.stdout == "first No\n", done.stderr
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no interval timer here")

@@ -522,6 +522,13 @@ def test_without_strict_no_fault_is_raised(
     require(settle(environ={**FULL, **environ}, **how))
 
 
+def test_problems_come_in_the_order_of_the_sources_and_what_is_missing_last(settle: Callable[..., Settings]) -> None:
+    environ = {**FULL, "LD_PROJECT": "", "LD_ACCESS_TOKEN": "sdk-1", "LD_DEPLOY_FLUSH_TIMEOUT": "soon"}
+    settings = settle({"application_name": ""}, environ=environ, host={"typo": 1}, defaults=plugins(("x", {"nono": 1})))
+    wanted = ["application_name", "flush_timeout", "typo", "nono", "access_token", "project_key"]
+    assert [problem.field for problem in settings.problems] == wanted
+
+
 def test_strict_raises_for_no_warning_and_for_no_missing_token(settle: Callable[..., Settings]) -> None:
     settings = settle(environ={**FULL, "LD_DEPLOY_STRICT": "1", "LD_BASE_URI": "https://app.launchdarkly.us"})
     assert [problem.fault for problem in settings.problems] == [False]
@@ -1037,7 +1044,7 @@ def test_pyproject_is_found_by_walking_up(repository: Path) -> None:
 def test_the_first_pyproject_that_has_our_table_counts(repository: Path) -> None:
     write(repository, f"{TABLE}project_key = 'root'")
     write(repository / "a", f"{TABLE}project_key = 'a'")
-    write(repository / "a" / "b", "[project]\nname = 'b'\n[tool.other]\nx = 1")
+    write(repository / "a" / "b", "[project]\nname = 'b'\n[tool.other]\nx = 'ld-deploy-hooks'")
     write(repository / "a" / "b" / "c", "[project]\ndependencies = ['ld-deploy-hooks']")
     write(repository / "a" / "b" / "c" / "d", "tool = 'ld-deploy-hooks'")
     assert found(repository / "a" / "b" / "c" / "d") == "a"
@@ -1102,6 +1109,15 @@ def test_a_malformed_pyproject_that_does_not_speak_of_us_is_no_matter(repository
     settings = resolve(environ={}, start=repository / "a")
     assert settings.project_key == "root"
     assert [problem.field for problem in settings.problems] == list(REQUIRED[1:])
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="the list of open files is Linux's")
+def test_no_file_stays_open(repository: Path) -> None:
+    (repository / "a" / "pyproject.toml").mkdir(parents=True)
+    write(repository, f"{TABLE}project_key = 'root'")
+    before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208  (a Path's iterator would be open itself)
+    assert [found(repository / "a") for _ in range(5)] == ["root"] * 5
+    assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
 
 
 @on_posix

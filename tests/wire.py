@@ -88,18 +88,18 @@ class _Handler(socketserver.BaseRequestHandler):
 
     def handle(self) -> None:
         server, connection = self.server, self.request
+        if server.tls is not None:
+            connection = server.tls.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
         with server.lock:
             server.connections += 1
             server.open.add(connection)
         try:
-            if server.tls is not None:
-                connection = server.tls.wrap_socket(connection, server_side=True)
             with connection, connection.makefile("rb") as reader:
                 while self._answer(connection, reader):
                     pass
         finally:
             with server.lock:
-                server.open.discard(self.request)
+                server.open.discard(connection)
 
     def _answer(self, connection: socket.socket, reader: Any) -> bool:
         server = self.server

@@ -31,7 +31,7 @@ def build(c: Context) -> None:
 @task(pre=[build])
 @deployment(version=lambda c, tag: tag)
 def deploy(c: Connection, tag: str) -> None:
-    """Release the pages as TAG, host after host; the first that does not serve them takes them back, and ends the run."""
+    """Release the pages as TAG, host after host; the first that does not serve them ends the run."""
     if not re.fullmatch(r"\w[\w.-]*", tag, re.ASCII):
         raise Exit(f"{tag!r} is no tag")
     if c.config.run.dry:

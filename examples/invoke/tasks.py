@@ -145,8 +145,8 @@ class Page(HTMLParser):
         self.words: list[str] = []
         self.feed(text)
 
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        self.links |= {value for name, value in attributes if name in ("href", "src") and value}
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.links |= {value for name, value in attrs if name in ("href", "src") and value}
 
-    def handle_data(self, text: str) -> None:
-        self.words += text.lower().split()
+    def handle_data(self, data: str) -> None:
+        self.words += data.lower().split()

@@ -159,10 +159,9 @@ class Client:
             following = _next_of(page)
             if not items or following is None:
                 return
-            target = urljoin(self._root, following)
-            if _origin(target) != _origin(self._root):
+            if not _same_origin(self._root, following):
                 raise self._foreign()
-            query = urlsplit(target).query
+            query = urlsplit(following).query
         # A page that leads back to an earlier one would be read for ever.
         raise self._foreign()
 
@@ -204,9 +203,13 @@ def _next_of(page: dict[str, Any]) -> str | None:
     return href if isinstance(href, str) else None
 
 
-def _origin(url: str) -> tuple[str, str | None, int | None] | None:
+def _same_origin(root: str, link: str) -> bool:
+    """Return whether ``link``, as it stands in an answer from ``root``, leads back to the same server."""
     try:
-        parts = urlsplit(url)
-        return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
-    except ValueError:
-        return None
+        origins = [
+            (parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme))
+            for parts in (urlsplit(root), urlsplit(urljoin(root, link)))
+        ]
+    except ValueError:  # no URL at all
+        return False
+    return origins[0] == origins[1]

@@ -233,7 +233,7 @@ class Database:
             what = f"a newer ld-deploy-hooks wrote it (schema {version}, this one knows {SCHEMA_VERSION})"
             step = "Upgrade ld-deploy-hooks, or set LD_DEPLOY_OUTBOX to another file"
         else:
-            return SCHEMA_VERSION
+            return int(version)
         raise self._error(f"cannot be used: {what}. {step}.")
 
     # -- faults -------------------------------------------------------------------------------------------------------

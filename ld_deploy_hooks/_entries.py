@@ -1,0 +1,229 @@
+"""Who is inside of which block, in this context and in this process."""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ld_deploy_hooks._door import Surroundings, host_room
+from ld_deploy_hooks._log import internal_fault
+from ld_deploy_hooks._verdicts import Verdict, plain_verdict
+from ld_deploy_hooks._waiting import asyncio_task, wait, wait_async
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+    from ld_deploy_hooks._handle import Deployment
+    from ld_deploy_hooks._records import Identity
+    from ld_deploy_hooks._settings import Settings
+
+__all__ = [
+    "Bound",
+    "Call",
+    "Entry",
+    "begun",
+    "begun_async",
+    "bind",
+    "current_deployment",
+    "entries",
+    "leave",
+    "outer",
+    "take_bound",
+]
+
+
+class Block(Protocol):
+    """What can be entered."""
+
+    inside: list[Entry]
+
+
+@dataclass(kw_only=True)
+class Call:
+    """What a block is entered with.
+
+    Attributes:
+        args: positional arguments of the function or task, which callable fields are asked with.
+        kwargs: its keyword arguments.
+        task: its name; None in a plain ``with``.
+        surroundings: what the host says of this place.
+        hosts: the hosts that it is going to.
+    """
+
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    task: str | None = None
+    surroundings: Surroundings = field(default_factory=Surroundings)
+    hosts: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], **more: Any) -> Call:
+        """Return the call of ``function``, its defaults filled in: callable fields see every argument by its place."""
+        try:
+            bound = inspect.signature(function).bind(*args, **kwargs)
+        except (TypeError, ValueError):
+            # The call itself is about to raise just that, and better.
+            return cls(args=args, kwargs=kwargs, **more)
+        bound.apply_defaults()
+        return cls(args=bound.args, kwargs=bound.kwargs, **more)
+
+    def is_like(self, other: Call) -> bool:
+        """Whether ``other`` calls the same function with the same arguments, its context aside."""
+        try:
+            mine, others = self._without_context(), other._without_context()
+            return (
+                self.task is not None
+                and self.task == other.task
+                and bool(mine == others and self.kwargs == other.kwargs)
+            )
+        except Exception:
+            # Arguments that cannot be compared: not known to be the same.
+            return False
+
+    def _without_context(self) -> tuple[Any, ...]:
+        return self.args[1:] if self.surroundings.context_given else self.args
+
+
+class Entry:
+    """One block that somebody is inside of: who opened a run, or who joined it."""
+
+    def __init__(self, block: Block, call: Call, deployment: Deployment, *, joined: bool) -> None:
+        self.block = block
+        self.call = call
+        self.deployment = deployment
+        # The run that this entry opened, if it did; a pending one may find another open when it starts, and join it.
+        self._opened = None if joined else deployment._run
+        self._where = (threading.get_ident(), asyncio_task())
+        if self._opened is not None:
+            self._opened.opened_in = self._where
+        _entries.set((*entries(), self))
+        block.inside.append(self)
+
+    def note_host(self, host: str, error: BaseException | None, *, failed: bool = False) -> None:
+        """Note how a call on ``host`` fared: by the exception that left it, or by what its result means."""
+        run = self.deployment._run
+        if failed or _verdict(error).failed:
+            run.host_failed(host, error)
+        else:
+            run.host_succeeded(host)
+
+    def leave(self, error: BaseException | None, *, failed: bool) -> Future[bool] | None:
+        """Leave the block, once; the future is done when the end is durable.
+
+        Args:
+            error: the exception that leaves it.
+            failed: whether it failed without one.
+        """
+        if self not in self.block.inside:
+            return None
+        self.block.inside.remove(self)
+        _entries.set(tuple(entry for entry in entries() if entry is not self))
+        verdict = Verdict(failed=True, reason="error") if failed else _verdict(error)
+        return self.deployment._run.leave(verdict, error, opened=self._opened, where=self._where)
+
+
+@dataclass(eq=False)
+class Bound:
+    """A call that the executor is about to make, of a task whose deployment it has opened already.
+
+    Attributes:
+        entry: the executor's own.
+        failed: set when the task's ``success`` says that its result means failure.
+    """
+
+    entry: Entry
+    failed: bool = False
+
+
+# An entry is taken out, never reset by its token: ``async with`` in a fixture leaves in another context than it
+# entered, and what was copied into a thread or task stays there.
+_entries: ContextVar[tuple[Entry, ...]] = ContextVar("ld_deploy_hooks_entries", default=())
+_bound: ContextVar[Bound | None] = ContextVar("ld_deploy_hooks_bound", default=None)
+
+
+def entries() -> tuple[Entry, ...]:
+    """Return the entries that this context lies in and whose deployment is not over, the innermost last."""
+    return tuple(entry for entry in _entries.get() if entry.deployment._run.is_open)
+
+
+def bind(bound: Bound | None) -> None:
+    """Say which call comes next: the task's own block then takes part in it without asking its fields again."""
+    _bound.set(bound)
+
+
+def take_bound(block: Block) -> Bound | None:
+    """Return the call that was announced if it is one of ``block``, once."""
+    bound = _bound.get()
+    if bound is None or bound.entry.block is not block:
+        return None
+    _bound.set(None)
+    return bound
+
+
+def begun(entry: Entry) -> Deployment:
+    """Wait until the start that ``entry`` takes part in is on disk."""
+    try:
+        wait(entry.deployment._run.on_disk)
+    except BaseException as error:
+        # Ctrl-C in that wait: the block is never entered, and nobody else would leave it.
+        leave(entry, error)
+        raise
+    return entry.deployment
+
+
+async def begun_async(entry: Entry) -> Deployment:
+    """As :func:`begun`, without blocking the event loop."""
+    try:
+        await wait_async(entry.deployment._run.on_disk)
+    except BaseException as error:
+        leave(entry, error)
+        raise
+    return entry.deployment
+
+
+def leave(entry: Entry | None, error: BaseException | None, *, failed: bool = False) -> Future[bool] | None:
+    """Leave ``entry``; no fault of ours reaches the deploy."""
+    try:
+        return entry.leave(error, failed=failed) if entry is not None else None
+    except Exception as fault:
+        internal_fault("Ending a deployment", fault)
+        return None
+
+
+def _verdict(error: BaseException | None) -> Verdict:
+    room = host_room() if error is not None else None
+    try:
+        verdict = room.verdict(error) if room is not None and error is not None else None
+    except Exception as fault:
+        internal_fault("Judging an exception", fault)
+        verdict = None
+    return verdict or plain_verdict(error)
+
+
+def current_deployment() -> Deployment | None:
+    """Return the deployment that this code runs in.
+
+    That is the context's own, else the only one that is open in this process, else None.
+    """
+    mine = entries()
+    if mine:
+        return mine[-1].deployment
+    from ld_deploy_hooks._run import only_run
+
+    run = only_run()
+    return run.handle if run is not None else None
+
+
+def outer() -> tuple[Identity, Settings | None] | None:
+    """Return what a deployment that is entered here lies in."""
+    from ld_deploy_hooks._parent import parent_identity
+
+    around = current_deployment()
+    if around is not None and around.identity is not None:
+        return around.identity, around._run.settings
+    parent = parent_identity()
+    return (parent, None) if parent is not None else None

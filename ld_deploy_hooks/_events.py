@@ -1,0 +1,115 @@
+"""What is sent: the events of one run, made from what the user, the plugins and the run itself have to say."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from ld_deploy_hooks._log import say_once
+from ld_deploy_hooks._metadata import fit, jsonable, redact
+from ld_deploy_hooks._records import DeploymentEvent, EventType, Identity, legal_version
+from ld_deploy_hooks._settings import Settings
+from ld_deploy_hooks._version import __version__
+
+__all__ = ["Events", "identity_of"]
+
+
+def identity_of(settings: Settings) -> Identity:
+    """Return what the run is paired by; a token that was put there by mistake does not travel."""
+    secret = _secret(settings)
+    project, environment, application, version = (
+        str(redact(value or "", secret))
+        for value in (settings.project_key, settings.environment_key, settings.application_key, settings.version)
+    )
+    return Identity(project, environment, application, legal_version(version))
+
+
+@dataclass(kw_only=True)
+class Events:
+    """Makes the events of one run.
+
+    Attributes:
+        settings: of the run.
+        identity: what all its events are paired by.
+        task: name of the task or function, None in a plain ``with``.
+        modify: asks the plugins what they make of an event.
+        added: deploymentMetadata that plugins add.
+    """
+
+    settings: Settings
+    identity: Identity
+    task: str | None
+    modify: Callable[[DeploymentEvent], DeploymentEvent]
+    added: Mapping[str, Any] = field(default_factory=dict)
+
+    def make(
+        self,
+        kind: EventType,
+        at: int,
+        *,
+        users: Mapping[str, Any] | None = None,
+        ours: Mapping[str, Any] | None = None,
+        metadata: Mapping[str, Any],
+        hosts: Mapping[str, Any],
+        ask: bool = True,
+    ) -> DeploymentEvent:
+        """Return an event as it is sent.
+
+        Args:
+            kind: what happened.
+            at: when, in Unix milliseconds.
+            users: the user's eventMetadata.
+            ours: our own; None values are left out.
+            metadata: the user's deploymentMetadata.
+            hosts: how the hosts fare.
+            ask: whether plugins are asked.
+
+        Raises:
+            DropEvent: a plugin will not have it told; never for an end.
+        """
+        of_event, of_deployment = jsonable(users or {}), jsonable(metadata)
+        named = {
+            "source": f"ld-deploy-hooks/{__version__}",
+            "eventId": str(uuid.uuid4()),
+            "task": self.task,
+            **(ours or {}),
+        }
+        event = DeploymentEvent(
+            event_type=kind,
+            event_time=at,
+            application_name=self.settings.application_name,
+            application_kind=self.settings.application_kind,
+            version_name=self.settings.version_name,
+            event_metadata={**of_event, **{key: value for key, value in named.items() if value is not None}},
+            deployment_metadata={**self.added, **of_deployment, **hosts},
+            **self.identity._asdict(),
+        )
+        # The detail of a failure is in the user's words.
+        return self._sealed(self.modify(event) if ask else event, {*of_event, "detail"}, set(of_deployment))
+
+    def clean(self, value: Any) -> Any:
+        """Return a JSON value of ``value`` without the token."""
+        return redact(jsonable(value), _secret(self.settings))
+
+    def _sealed(self, event: DeploymentEvent, users: set[str], metadata: set[str]) -> DeploymentEvent:
+        """Return ``event`` without the token and within the bound of its size."""
+        about_event, about_deployment, cut = fit(
+            self.clean(event.event_metadata),
+            self.clean(event.deployment_metadata),
+            users=(frozenset(users), frozenset(metadata)),
+        )
+        if cut:
+            say_once(f"Metadata of more than 8 KiB was cut to fit: {', '.join(cut)}. Send less, or a link to it.")
+        return replace(
+            event,
+            application_name=self.clean(event.application_name),
+            version_name=self.clean(event.version_name),
+            event_metadata=about_event,
+            deployment_metadata=about_deployment,
+        )
+
+
+def _secret(settings: Settings) -> str:
+    return settings.access_token.reveal() if settings.access_token is not None else ""

@@ -1,0 +1,54 @@
+"""``ld-deploy``: looks after the outbox from a shell or a CI job.
+
+Exit statuses: 0 all is well; 1 something is left, and a line says what and why; 2 the command line or a setting cannot be used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from ld_deploy_hooks._version import __version__
+from ld_deploy_hooks.cli import _flush, _retry, _status
+
+__all__ = ["main"]
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole command line."""
+    whole = argparse.ArgumentParser(
+        prog="ld-deploy",
+        description="Tell LaunchDarkly about deployments: look after the events that wait in the outbox.",
+        epilog="Settings come from LD_ACCESS_TOKEN, LD_BASE_URI, LD_DEPLOY_OUTBOX and the rest of the table in the README. No "
+        "option takes the token: it would show in `ps`.",
+    )
+    whole.add_argument("--version", action="version", version=f"ld-deploy-hooks {__version__}")
+    commands = whole.add_subparsers(title="commands", dest="command", required=True, metavar="COMMAND")
+    for room in (_flush, _status, _retry):
+        room.add_to(commands)
+    return whole
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status.
+
+    Args:
+        argv: without the program's name; None takes ``sys.argv``.
+    """
+    arguments = parser().parse_args(argv)
+    from ld_deploy_hooks._errors import DeployHooksError
+
+    try:
+        return int(arguments.run(arguments))
+    except DeployHooksError as error:
+        print(f"ld-deploy: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        # Whoever reads our output has seen enough; the interpreter is not to find the closed pipe when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        return 130
+

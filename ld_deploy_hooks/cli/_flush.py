@@ -1,0 +1,94 @@
+"""``ld-deploy flush``: send what waits, now."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+__all__ = ["add_to"]
+
+# Seconds in all, unless --timeout says otherwise.
+_TIMEOUT = 60.0
+
+
+def add_to(commands: Any) -> None:
+    """Add the command to the parser."""
+    command = commands.add_parser(
+        "flush",
+        help="send what waits in the outbox",
+        description="Send what waits in the outbox, and wait until it is delivered. Exits 0 when nothing is left, 1 when something is.",
+    )
+    command.add_argument(
+        "--recover",
+        action="store_true",
+        help="first tell as failed what killed processes left open; for a step that runs whatever came before it: GitHub's "
+        "`if: always()`, GitLab's `after_script`, Jenkins' `post`",
+    )
+    command.add_argument(
+        "--timeout", type=_seconds, default=_TIMEOUT, metavar="S", help="seconds to wait at most, in all (default: 60)"
+    )
+    command.set_defaults(run=_run)
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 86_400:
+        raise argparse.ArgumentTypeError("give seconds, from 0 to 86400")
+    return value
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from ld_deploy_hooks._reporter import ask_outbox, close_all, reporter_for
+    from ld_deploy_hooks.cli._settings import settings_or_exit
+
+    deadline = time.monotonic() + arguments.timeout
+    settings = settings_or_exit()
+    reporter = reporter_for(settings)
+    before = ask_outbox(settings, lambda box: box.counts(base_uri=settings.base_uri))
+    if arguments.recover:
+        for record in reporter.recover():
+            print(
+                f"{record.identity.application_key} {record.identity.version} to {record.identity.environment_key}: its process "
+                f"was killed; told as failed ({record.reason})"
+            )
+    with _progress(lambda: ask_outbox(settings, lambda box: box.counts(base_uri=settings.base_uri)).pending) as shown:
+        reporter.send(max(deadline - time.monotonic(), 0), shown)
+    after = ask_outbox(settings, lambda box: box.counts(base_uri=settings.base_uri))
+    delivered = after.delivered - before.delivered
+    print(f"{delivered} event(s) delivered to {settings.base_uri}")
+    for base_uri, number in ask_outbox(settings, lambda box: box.waiting_elsewhere(settings.base_uri)).items():
+        print(
+            f"{number} event(s) wait for {base_uri}: set LD_BASE_URI to it, or `ld-deploy retry --base-uri {base_uri}`"
+        )
+    if after.rejected > before.rejected:
+        print(
+            f"{after.rejected - before.rejected} event(s) were rejected: `ld-deploy status` says why", file=sys.stderr
+        )
+    left = reporter.left()
+    if left is not None:
+        print(left, file=sys.stderr)
+    close_all()
+    return int(left is not None or after.rejected > before.rejected)
+
+
+@contextmanager
+def _progress(pending: Callable[[], int]) -> Iterator[Callable[[], None]]:
+    """Give a function to be called now and then; on a terminal it moves a bar, if rich is installed."""
+    total = pending()
+    try:
+        from rich.console import Console
+        from rich.progress import Progress
+    except ImportError:
+        yield lambda: None
+        return
+    console = Console(stderr=True)
+    if not console.is_terminal or not total:
+        yield lambda: None
+        return
+    with Progress(console=console, transient=True) as bar:
+        task = bar.add_task("Sending events", total=total)
+        yield lambda: bar.update(task, completed=total - pending())

@@ -1,0 +1,45 @@
+"""``ld-deploy retry``: put back in line what was rejected, or send elsewhere what waits for another service."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from typing import Any
+
+__all__ = ["add_to"]
+
+
+def add_to(commands: Any) -> None:
+    """Add the command to the parser."""
+    command = commands.add_parser(
+        "retry",
+        help="put rejected events back in line",
+        description="Put events that were rejected or given up back in line; `ld-deploy flush` then sends them.",
+    )
+    command.add_argument(
+        "--base-uri",
+        metavar="URI",
+        help="instead: re-address what waits for URI to the base URI of the settings (LD_BASE_URI)",
+    )
+    command.set_defaults(run=_run)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from ld_deploy_hooks._reporter import ask_outbox, close_all
+    from ld_deploy_hooks.cli._settings import settings_or_exit
+
+    settings = settings_or_exit()
+    now = int(time.time() * 1000)
+    if arguments.base_uri is not None:
+        moved = ask_outbox(
+            settings,
+            lambda box: box.readdress(
+                from_base_uri=arguments.base_uri.rstrip("/"), to_base_uri=settings.base_uri, now=now
+            ),
+        )
+        print(f"{moved} event(s) re-addressed from {arguments.base_uri} to {settings.base_uri}")
+    else:
+        again = ask_outbox(settings, lambda box: box.requeue_rejected(base_uri=settings.base_uri, now=now))
+        print(f"{again} rejected event(s) put back in line for {settings.base_uri}")
+    close_all()
+    return 0
