@@ -5,45 +5,64 @@ from __future__ import annotations
 import functools
 import inspect
 import types
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
-from ld_deploy_hooks._door import host_room
+from ld_deploy_hooks._door import host_room, surroundings_of
+from ld_deploy_hooks._entries import Bound, Call, Entry, begun, begun_async, leave, take_bound
 from ld_deploy_hooks._log import internal_fault
+from ld_deploy_hooks._verdicts import Verdict
+from ld_deploy_hooks._waiting import wait, wait_async
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Protocol
+    from concurrent.futures import Future
 
-    class Around(Protocol):
-        """What the decorator needs of a block."""
-
-        def around(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            """Return the context manager of one call, whose ``result`` is to be set."""
-
-
-__all__ = ["MARK", "decorate", "mark_of"]
+__all__ = ["MARK", "decorate", "marks_of"]
 
 # Where a function or task keeps the block that is around it. A task copies the attributes of its body (from Invoke 2.1
 # on), and so do decorators made with functools.wraps; the name is unlike any attribute of a task, which it would
 # overwrite.
 MARK = "__ld_deploy_hooks_block__"
 
+# Decorators around one function; where they wrap each other in a circle, looking ends there.
+_DEEPEST = 100
 
-def mark_of(thing: object, kind: type) -> Any:
-    """Return the block around a task or function; None if there is none.
+Kind = TypeVar("Kind")
+
+
+class Block(Protocol):
+    """What the decorator needs of a block."""
+
+    inside: list[Entry]
+
+    def enter(self, call: Call) -> Entry:
+        """Open a run, or join the one of the same identity that is open."""
+
+    def join(self, entry: Entry, call: Call) -> Entry | None:
+        """Take part in the deployment of ``entry``; None if it has ended."""
+
+    def succeeded(self, result: Any) -> bool:
+        """Whether what the function returned means success."""
+
+
+def marks_of(thing: object, kind: type[Kind]) -> list[Kind]:
+    """Return the blocks around a task or function, the outermost first.
 
     Args:
         thing: a task or a function.
         kind: what a block is; a Mock answers to every attribute, with something else.
     """
-    for holder in (thing, getattr(thing, "body", None)):
-        block = getattr(holder, MARK, None)
-        if isinstance(block, kind):
-            return block
-    return None
+    found: list[Kind] = []
+    for holder in (getattr(thing, "body", None), thing):
+        for _ in range(_DEEPEST):
+            block = getattr(holder, MARK, None)
+            if isinstance(block, kind) and block not in found:
+                found.append(block)
+            holder = getattr(holder, "__wrapped__", None)
+    return found
 
 
-def decorate(block: Around, thing: Any) -> Any:
+def decorate(block: Block, thing: Any) -> Any:
     """Return ``thing`` with ``block`` around it: a function for a function, the same task for a task.
 
     Raises:
@@ -55,8 +74,7 @@ def decorate(block: Around, thing: Any) -> Any:
         if inspect.iscoroutinefunction(body):
             raise TypeError(
                 f"@deployment on the task {thing.name!r}: Invoke never awaits an `async def` task, so it would not run "
-                "at all. "
-                "Make the task a plain function that calls asyncio.run(...)."
+                "at all. Make the task a plain function that calls asyncio.run(...)."
             )
         wrapped = room.wrap_task(thing, functools.partial(_wrap, block))
     else:
@@ -69,14 +87,96 @@ def decorate(block: Around, thing: Any) -> Any:
     return wrapped
 
 
-def _wrap(block: Around, function: Any) -> Any:
+class Around:
+    """The context manager of one call of a decorated function or task, sync or async.
+
+    Attributes:
+        result: what the function returned.
+    """
+
+    def __init__(
+        self, block: Block, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        self.result: Any = None
+        self._block = block
+        self._function = function
+        self._args = args
+        self._kwargs = kwargs
+        self._bound: Bound | None = None
+        self._host: str | None = None
+
+    def __enter__(self) -> Around:
+        self._entry = self._enter()
+        begun(self._entry)
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> Literal[False]:
+        wait(self._leave(error))
+        return False
+
+    async def __aenter__(self) -> Around:
+        self._entry = self._enter()
+        await begun_async(self._entry)
+        return self
+
+    async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> Literal[False]:
+        await wait_async(self._leave(error))
+        return False
+
+    def _enter(self) -> Entry:
+        call = Call.of(
+            self._function,
+            self._args,
+            self._kwargs,
+            task=self._function.__name__,
+            surroundings=surroundings_of(self._args),
+        )
+        self._bound = take_bound(self._block)
+        if self._bound is not None:
+            entry = self._block.join(self._bound.entry, call)
+            if entry is not None:
+                return entry
+        else:
+            self._look_at_host()
+        return self._block.enter(call)
+
+    def _look_at_host(self) -> None:
+        room = host_room()
+        try:
+            if room is not None:
+                room.notice_missing_executor()
+                self._host = room.host_of(self._args)
+        except Exception as error:
+            internal_fault("Reading the host's configuration", error)
+
+    def _leave(self, error: BaseException | None) -> Future[bool] | None:
+        failed = False
+        try:
+            failed = error is None and not self._block.succeeded(self.result)
+            if self._bound is not None:
+                self._bound.failed = failed
+                if failed:
+                    # The executor's outcome is the verdict, and it knows nothing of results.
+                    self._entry.deployment._run.mark(Verdict(failed=True, reason="error"))
+            elif self._host is not None:
+                self._entry.note_host(self._host, error, failed=failed)
+        except BaseException as fault:
+            if not isinstance(fault, Exception):
+                # Ctrl-C while the user's function judged the result.
+                leave(self._entry, fault)
+                raise
+            internal_fault("Noting how a task fared", fault)
+        return leave(self._entry, error, failed=failed)
+
+
+def _wrap(block: Block, function: Any) -> Any:
     _refuse_what_is_no_function(function)
     wrapper: Any
     if inspect.iscoroutinefunction(function):
 
         @functools.wraps(function)
         async def wrapper(*args: Any, **kwargs: Any) -> Any:
-            async with block.around(function, args, kwargs) as call:
+            async with Around(block, function, args, kwargs) as call:
                 call.result = await function(*args, **kwargs)
                 return call.result
 
@@ -84,7 +184,7 @@ def _wrap(block: Around, function: Any) -> Any:
 
         @functools.wraps(function)
         def wrapper(*args: Any, **kwargs: Any) -> Any:
-            with block.around(function, args, kwargs) as call:
+            with Around(block, function, args, kwargs) as call:
                 call.result = function(*args, **kwargs)
                 return call.result
 
@@ -100,26 +200,22 @@ def _refuse_what_is_no_function(thing: Any) -> None:
     if isinstance(thing, types.FunctionType):
         if inspect.isgeneratorfunction(thing) or inspect.isasyncgenfunction(thing):
             raise TypeError(
-                f"@deployment cannot tell when the generator function {name} ends. Use `with deployment(...)` inside "
-                "it."
+                f"@deployment cannot tell when the generator function {name} ends. Use `with deployment(...)` in it."
             )
         return
     if isinstance(thing, functools.partial):
         raise TypeError(
             "@deployment cannot decorate a functools.partial, whose arguments Invoke would not see. Write a function "
-            "with `def` that "
-            "calls it, and decorate that."
+            "with `def` that calls it, and decorate that."
         )
     if isinstance(thing, types.MethodType):
         raise TypeError(
             f"@deployment cannot decorate the bound method {name}. Decorate the function in its class, or write a "
-            "function with "
-            "`def` that calls it, and decorate that."
+            "function with `def` that calls it, and decorate that."
         )
     if isinstance(thing, (staticmethod, classmethod)):
         raise TypeError(f"@deployment goes below @{type(thing).__name__}, on the function itself.")
     raise TypeError(
         f"@deployment decorates functions, coroutine functions and tasks, not {name}. Write a function with `def` that "
-        "calls it, and "
-        "decorate that, or use `with deployment(...)`."
+        "calls it, and decorate that, or use `with deployment(...)`."
     )

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from ld_deploy_hooks._decorator import decorate
-from ld_deploy_hooks._door import Surroundings, host_room
+from ld_deploy_hooks._door import surroundings_of
 from ld_deploy_hooks._entries import (
     Bound,
     Call,
@@ -18,16 +18,12 @@ from ld_deploy_hooks._entries import (
     entries,
     leave,
     outer,
-    take_bound,
 )
 from ld_deploy_hooks._fields import Fields
 from ld_deploy_hooks._log import internal_fault, say_once
-from ld_deploy_hooks._verdicts import Verdict
 from ld_deploy_hooks._waiting import wait, wait_async
 
 if TYPE_CHECKING:
-    from concurrent.futures import Future
-
     from ld_deploy_hooks._handle import Deployment
     from ld_deploy_hooks._settings import Settings
 
@@ -77,10 +73,6 @@ class Block:
         await wait_async(leave(self._innermost(), error))
         return False
 
-    def around(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Around:
-        """Return the context manager of one call of a decorated function or task."""
-        return Around(self, function, args, kwargs)
-
     def enter(self, call: Call) -> Entry:
         """Open a run, or join the one of the same identity that is open.
 
@@ -123,6 +115,8 @@ class Block:
         """Whether what the function returned means success, by the user's ``success``."""
         if self._success is None:
             return True
+        from ld_deploy_hooks._plugin_faults import is_from_outside
+
         try:
             return bool(self._success(result))
         except BaseException as error:
@@ -146,106 +140,15 @@ class Block:
             raise TypeError(
                 "success= judges what a function returns; in a `with` block call d.mark_failed('why') instead"
             )
-        return self.enter(Call(surroundings=_surroundings(())))
+        return self.enter(Call(surroundings=surroundings_of(())))
 
     def _innermost(self) -> Entry | None:
         mine = [entry for entry in entries() if entry in self.inside] or self.inside
         return mine[-1] if mine else None
 
 
-class Around:
-    """The context manager of one call of a decorated function or task, sync or async.
-
-    Attributes:
-        result: what the function returned.
-    """
-
-    def __init__(
-        self, block: Block, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> None:
-        self.result: Any = None
-        self._block = block
-        self._function = function
-        self._args = args
-        self._kwargs = kwargs
-        self._bound: Bound | None = None
-        self._host: str | None = None
-
-    def __enter__(self) -> Around:
-        self._entry = self._enter()
-        begun(self._entry)
-        return self
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> Literal[False]:
-        wait(self._leave(error))
-        return False
-
-    async def __aenter__(self) -> Around:
-        self._entry = self._enter()
-        await begun_async(self._entry)
-        return self
-
-    async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> Literal[False]:
-        await wait_async(self._leave(error))
-        return False
-
-    def _enter(self) -> Entry:
-        call = Call.of(
-            self._function,
-            self._args,
-            self._kwargs,
-            task=self._function.__name__,
-            surroundings=_surroundings(self._args),
-        )
-        self._bound = take_bound(self._block)
-        if self._bound is not None:
-            entry = self._block.join(self._bound.entry, call)
-            if entry is not None:
-                return entry
-        else:
-            self._look_at_host()
-        return self._block.enter(call)
-
-    def _look_at_host(self) -> None:
-        room = host_room()
-        try:
-            if room is not None:
-                room.notice_missing_executor()
-                self._host = room.host_of(self._args)
-        except Exception as error:
-            internal_fault("Reading the host's configuration", error)
-
-    def _leave(self, error: BaseException | None) -> Future[bool] | None:
-        failed = False
-        try:
-            failed = error is None and not self._block.succeeded(self.result)
-            if self._bound is not None:
-                self._bound.failed = failed
-                if failed:
-                    # The executor's outcome is the verdict, and it knows nothing of results.
-                    self._entry.deployment._run.mark(Verdict(failed=True, reason="error"))
-            elif self._host is not None:
-                self._entry.note_host(self._host, error, failed=failed)
-        except BaseException as fault:
-            if not isinstance(fault, Exception):
-                # Ctrl-C while the user's function judged the result.
-                leave(self._entry, fault)
-                raise
-            internal_fault("Noting how a task fared", fault)
-        return leave(self._entry, error, failed=failed)
-
-
-def _surroundings(arguments: tuple[Any, ...]) -> Surroundings:
-    room = host_room()
-    try:
-        return room.surroundings(arguments) if room is not None else Surroundings()
-    except Exception as error:
-        internal_fault("Reading the host's configuration", error)
-        return Surroundings()
-
-
 def flush(timeout: float | None = None) -> bool:
-    """Send what waits in the outbox, what earlier runs left there too; for processes that go on long after a deployment.
+    """Send what waits in the outbox, what earlier runs left there too; for processes that outlive their deployments.
 
     Args:
         timeout: seconds to wait at most; None takes the setting ``flush_timeout``.
@@ -326,15 +229,16 @@ def deployment(
 ) -> Any:
     """Tell LaunchDarkly about a deployment: ``started`` on entry, ``finished`` or ``failed`` on exit.
 
-    A context manager (``with`` and ``async with``) and a decorator for functions, coroutine functions and the tasks of Invoke and
-    Fabric; bare ``@deployment`` works too. A field that is left open comes from the deployment around this one, the environment, the
-    host's configuration, ``pyproject.toml`` or a plugin. Every field may be a callable: it is asked once, when the deployment starts,
-    with the arguments of the function or task. (``application_key`` then by keyword.)
+    A context manager (``with`` and ``async with``) and a decorator for functions, coroutine functions and the tasks of
+    Invoke and Fabric; bare ``@deployment`` works too. A field that is left open comes from the deployment around this
+    one, the environment, the host's configuration, ``pyproject.toml`` or a plugin. Every field may be a callable: it is
+    asked once, when the deployment starts, with the arguments of the function or task. (``application_key`` then by
+    keyword.)
 
     Args:
         function_or_key: the application key; or the function or task to decorate.
         application_key: the application, as LaunchDarkly knows it.
-        version: what is deployed: letters, digits, ``.``, ``-``, ``_``; best the commit's SHA or tag, never a timestamp.
+        version: what is deployed: letters, digits, ``.``, ``-``, ``_``; best the commit's SHA or tag, never a time.
         environment_key: LaunchDarkly environment.
         project_key: LaunchDarkly project.
         application_name: how the application is displayed.
@@ -358,6 +262,9 @@ def deployment(
         if application_key is not None:
             raise TypeError("deployment() got application_key twice: by position and by name")
         application_key = function_or_key
+    for name, switch in (("pre_and_post", pre_and_post), ("autostart", autostart)):
+        if not isinstance(switch, bool):
+            raise TypeError(f"deployment({name}=...) takes True or False, not {type(switch).__name__}")
     if success is not None and not callable(success):
         raise TypeError(f"deployment(success=...) takes a callable, not {type(success).__name__}")
     values = {

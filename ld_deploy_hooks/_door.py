@@ -1,7 +1,7 @@
 """The one lazy door up: to the room of the host (Invoke, Fabric) that this process runs in, if it runs in one.
 
-A task that is decorated inside a running host needs what only the host's room knows, and a room that imports Invoke may not be
-loaded for people who do not use it.
+A task that is decorated inside a running host needs what only the host's room knows, and a room that imports Invoke may
+not be loaded for people who do not use it.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
-from ld_deploy_hooks._log import internal_fault
+from ld_deploy_hooks._log import internal_fault, say_once
 from ld_deploy_hooks._verdicts import Verdict
 
-__all__ = ["HostRoom", "Surroundings", "host_room"]
+__all__ = ["HostRoom", "Surroundings", "host_room", "surroundings_of"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,11 +23,13 @@ class Surroundings:
 
     Attributes:
         configuration: the host's ``ld_deploy_hooks:`` configuration.
+        own: what that configuration says of this very task; no deployment around it overrides that.
         dry: whether the host runs its commands dry.
         context_given: whether the first argument is a context of the host's, which differs from call to call.
     """
 
     configuration: Mapping[str, Any] = field(default_factory=dict)
+    own: Mapping[str, Any] = field(default_factory=dict)
     dry: bool = False
     context_given: bool = False
 
@@ -64,11 +66,31 @@ def host_room() -> HostRoom | None:
             from ld_deploy_hooks import fabric
 
             return cast("HostRoom", fabric)
+    except Exception as error:
+        # Another package of that name, a version that nobody has seen yet.
+        _pass_over("Fabric", error)
+    try:
         if "invoke" in sys.modules:
             from ld_deploy_hooks import invoke
 
             return cast("HostRoom", invoke)
     except Exception as error:
-        # Another package of that name, a version that nobody has seen yet: the deploy is told as plain Python.
-        internal_fault("Looking at Invoke or Fabric", error)
+        _pass_over("Invoke", error)
     return None
+
+
+def _pass_over(host: str, error: Exception) -> None:
+    say_once(
+        f"The {host} that is loaded here is not one that ld-deploy-hooks knows ({type(error).__name__}): its tasks, hosts "
+        "and configuration are passed over, and deployments are told as in plain Python."
+    )
+
+
+def surroundings_of(arguments: tuple[Any, ...]) -> Surroundings:
+    """Return what the host says of a block that is entered with ``arguments``; nothing in plain Python."""
+    room = host_room()
+    try:
+        return room.surroundings(arguments) if room is not None else Surroundings()
+    except Exception as error:
+        internal_fault("Reading the host's configuration", error)
+        return Surroundings()

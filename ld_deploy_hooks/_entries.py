@@ -52,6 +52,7 @@ class Call:
         task: its name; None in a plain ``with``.
         surroundings: what the host says of this place.
         hosts: the hosts that it is going to.
+        function: the function itself, without its decorators.
     """
 
     args: tuple[Any, ...] = ()
@@ -59,11 +60,13 @@ class Call:
     task: str | None = None
     surroundings: Surroundings = field(default_factory=Surroundings)
     hosts: tuple[str, ...] = ()
+    function: Callable[..., Any] | None = None
 
     @classmethod
     def of(cls, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], **more: Any) -> Call:
         """Return the call of ``function``, its defaults filled in: callable fields see every argument by its place."""
         try:
+            more["function"] = inspect.unwrap(function)
             bound = inspect.signature(function).bind(*args, **kwargs)
         except (TypeError, ValueError):
             # The call itself is about to raise just that, and better.
@@ -76,8 +79,8 @@ class Call:
         try:
             mine, others = self._without_context(), other._without_context()
             return (
-                self.task is not None
-                and self.task == other.task
+                self.function is not None
+                and self.function is other.function
                 and bool(mine == others and self.kwargs == other.kwargs)
             )
         except Exception:
@@ -142,7 +145,7 @@ class Bound:
 # An entry is taken out, never reset by its token: ``async with`` in a fixture leaves in another context than it
 # entered, and what was copied into a thread or task stays there.
 _entries: ContextVar[tuple[Entry, ...]] = ContextVar("ld_deploy_hooks_entries", default=())
-_bound: ContextVar[Bound | None] = ContextVar("ld_deploy_hooks_bound", default=None)
+_bound: ContextVar[tuple[Bound, ...]] = ContextVar("ld_deploy_hooks_bound", default=())
 
 
 def entries() -> tuple[Entry, ...]:
@@ -150,17 +153,17 @@ def entries() -> tuple[Entry, ...]:
     return tuple(entry for entry in _entries.get() if entry.deployment._run.is_open)
 
 
-def bind(bound: Bound | None) -> None:
-    """Say which call comes next: the task's own block then takes part in it without asking its fields again."""
+def bind(*bound: Bound) -> None:
+    """Say which call comes next: the task's own blocks then take part in it without asking their fields again."""
     _bound.set(bound)
 
 
 def take_bound(block: Block) -> Bound | None:
     """Return the call that was announced if it is one of ``block``, once."""
-    bound = _bound.get()
-    if bound is None or bound.entry.block is not block:
-        return None
-    _bound.set(None)
+    announced = _bound.get()
+    bound = next((one for one in announced if one.entry.block is block), None)
+    if bound is not None:
+        _bound.set(tuple(one for one in announced if one is not bound))
     return bound
 
 

@@ -9,8 +9,9 @@ from typing import Any
 
 from ld_deploy_hooks._log import say_once
 from ld_deploy_hooks._metadata import fit, jsonable, redact
-from ld_deploy_hooks._records import DeploymentEvent, EventType, Identity, legal_version
+from ld_deploy_hooks._records import DeploymentEvent, DeploymentRecord, EventType, Identity, legal_version
 from ld_deploy_hooks._settings import Settings
+from ld_deploy_hooks._verdicts import Verdict
 from ld_deploy_hooks._version import __version__
 
 __all__ = ["Events", "identity_of"]
@@ -88,6 +89,32 @@ class Events:
         )
         # The detail of a failure is in the user's words.
         return self._sealed(self.modify(event) if ask else event, {*of_event, "detail"}, set(of_deployment))
+
+    def ending(self, verdict: Verdict, started_at: int, at: int, **more: Any) -> DeploymentEvent:
+        """Return the event that ends the run; ``more`` as in :meth:`make`."""
+        ours = {
+            "durationMs": at - started_at,
+            "reason": verdict.reason,
+            "detail": verdict.detail,
+            "error": verdict.error,
+            "exitCode": verdict.exit_code,
+            "host": verdict.host,
+        }
+        return self.make(EventType.FAILED if verdict.failed else EventType.FINISHED, at, ours=ours, **more)
+
+    def record(self, verdict: Verdict, *, metadata: Mapping[str, Any], **more: Any) -> DeploymentRecord:
+        """Return the run as hooks see it."""
+        return DeploymentRecord(
+            identity=self.identity,
+            metadata={**self.added, **self.clean(metadata)},
+            task=self.task,
+            application_name=self.clean(self.settings.application_name),
+            version_name=self.clean(self.settings.version_name),
+            reason=verdict.reason,
+            detail=self.clean(verdict.detail),
+            error_type=verdict.error,
+            **more,
+        )
 
     def clean(self, value: Any) -> Any:
         """Return a JSON value of ``value`` without the token."""

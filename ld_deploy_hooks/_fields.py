@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +45,9 @@ class Fields:
         from ld_deploy_hooks._settings import check_argument_types
 
         check_argument_types(**{name: value for name, value in values.items() if not callable(value)})
+        for name, value in {**values, "metadata": metadata, "event_metadata": event_metadata}.items():
+            if inspect.iscoroutinefunction(value):
+                raise TypeError(f"deployment({name}=...) is called and not awaited: give it a plain function")
         for name, value in (("metadata", metadata), ("event_metadata", event_metadata)):
             if value is not None and not callable(value) and not isinstance(value, Mapping):
                 raise TypeError(f"deployment({name}=...) takes a mapping or a callable, not {type(value).__name__}")
@@ -54,7 +57,7 @@ class Fields:
 
     def fixed_metadata(self) -> dict[str, Any]:
         """Return a new dict with the metadata that need not be asked for."""
-        return {} if self._metadata is None or callable(self._metadata) else dict(self._metadata)
+        return {} if callable(self._metadata) else _read("metadata", self._metadata, [])
 
     def settle(
         self,
@@ -63,7 +66,7 @@ class Fields:
         kwargs: Mapping[str, Any],
         outer: tuple[Identity, Settings | None] | None,
         surroundings: Surroundings,
-    ) -> tuple[Settings, Mapping[str, Any], dict[str, Any]]:
+    ) -> tuple[Settings, dict[str, Any], dict[str, Any]]:
         """Ask every callable, look every setting up, and say what is wrong with them.
 
         Args:
@@ -81,56 +84,83 @@ class Fields:
         from ld_deploy_hooks._reporter import plugins_for
         from ld_deploy_hooks._settings import require, resolve
 
-        before = resolve(host=surroundings.configuration)
+        host = {**surroundings.configuration, **surroundings.own}
+        before = resolve(host=host)
         if surroundings.dry:
             # Nobody is asked: a callable's own commands would be echoed on stdout.
             return replace(before, dry_run=True), {}, {}
         if before.silent:
             _say(before)
             return before, {}, {}
-        asked: list[str] = []
+        faults: list[tuple[str, str]] = []
 
         def ask(name: str, value: Any) -> Any:
-            if not callable(value):
-                return value
-            try:
-                return value(*args, **kwargs) if inspect.signature(value).parameters else value()
-            except Exception as error:
-                asked.append(
-                    f"deployment({name}=...): the callable raised {type(error).__name__}, so {name} counts as not given there. It is "
-                    "called with the arguments of the function or task; make it return a string, or None."
-                )
-                return None
+            return _asked(name, value, args, kwargs, faults) if callable(value) else value
 
         arguments = {name: ask(name, value) for name, value in self._values.items()}
         metadata, event_metadata = (
-            self._mapping(name, ask(name, value), asked)
+            _read(name, ask(name, value), faults)
             for name, value in (("metadata", self._metadata), ("event_metadata", self._event_metadata))
         )
         settings = resolve(
             arguments,
-            outer=_inherited(arguments, outer),
-            host=surroundings.configuration,
+            outer=_inherited(arguments, outer, surroundings.own),
+            host=host,
             defaults=lambda so_far: plugins_for(so_far).provide_defaults(so_far),
         )
-        if settings.strict and asked:
-            raise SettingsError(asked[0], field="application_key")
+        for name, line in faults:
+            if settings.strict:
+                raise SettingsError(line, field=name)
         require(settings)
-        for line in asked:
+        for _, line in faults:
             say_once(line)
         _say(settings)
-        return settings, metadata, dict(event_metadata)
+        return settings, metadata, event_metadata
 
-    @staticmethod
-    def _mapping(name: str, value: Any, faults: list[str]) -> Mapping[str, Any]:
-        if value is None:
-            return {}
-        if isinstance(value, Mapping):
-            return value
+
+def _asked(
+    name: str,
+    value: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    faults: list[tuple[str, str]],
+) -> Any:
+    """Return what a callable field answers; None, and a line, if it raises."""
+    from ld_deploy_hooks._plugin_faults import is_from_outside
+
+    try:
+        return value(*args, **kwargs) if (args or kwargs) and _takes_arguments(value) else value()
+    except BaseException as error:
+        if is_from_outside(error):
+            raise
         faults.append(
-            f"deployment({name}=...): the callable returned {type(value).__name__}; make it return a mapping, or None."
+            (
+                name,
+                f"deployment({name}=...): the callable raised {type(error).__name__}, so {name} counts as not given there. "
+                "It is called with the arguments of the function or task; make it return a value, or None.",
+            )
         )
-        return {}
+        return None
+
+
+def _takes_arguments(function: Callable[..., Any]) -> bool:
+    try:
+        return bool(inspect.signature(function).parameters)
+    except ValueError:
+        # Written in C and without a signature.
+        return True
+
+
+def _read(name: str, value: Any, faults: list[tuple[str, str]]) -> dict[str, Any]:
+    """Return a new dict with what a mapping holds; what cannot be read is a line."""
+    try:
+        if value is None or isinstance(value, Mapping):
+            return dict(value or {})
+        wrong = f"the callable returned {type(value).__name__}"
+    except Exception as error:
+        wrong = f"reading the mapping raised {type(error).__name__}"
+    faults.append((name, f"deployment({name}=...): {wrong}; it is left out. Make it a mapping, or None."))
+    return {}
 
 
 def _say(settings: Settings) -> None:
@@ -138,15 +168,21 @@ def _say(settings: Settings) -> None:
         say_once(problem.message)
 
 
-def _inherited(arguments: Mapping[str, Any], outer: tuple[Identity, Settings | None] | None) -> dict[str, Any]:
-    """Return the outer deployment's fields; how a key is displayed comes along only with that key."""
+def _inherited(
+    arguments: Mapping[str, Any], outer: tuple[Identity, Settings | None] | None, own: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the outer deployment's fields, without those that the task has of its own.
+
+    How a key is displayed comes along only with that key.
+    """
     if outer is None:
         return {}
     identity, settings = outer
     inherited: dict[str, Any] = dict(identity._asdict())
-    if settings is not None and arguments.get("application_key") in (None, identity.application_key):
+    said = {**own, **{name: value for name, value in arguments.items() if value is not None}}
+    if settings is not None and said.get("application_key") in (None, identity.application_key):
         inherited["application_name"] = settings.application_name
         inherited["application_kind"] = settings.application_kind
-    if settings is not None and arguments.get("version") in (None, identity.version):
+    if settings is not None and said.get("version") in (None, identity.version):
         inherited["version_name"] = settings.version_name
-    return inherited
+    return {name: value for name, value in inherited.items() if own.get(name) is None}

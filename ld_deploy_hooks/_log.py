@@ -3,11 +3,29 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
 
 __all__ = ["internal_fault", "logger", "say_once"]
 
+if TYPE_CHECKING:
+    _Adapter = logging.LoggerAdapter[logging.Logger]
+else:
+    # Generic only from Python 3.11 on.
+    _Adapter = logging.LoggerAdapter
+
+
+class _Lines(_Adapter):
+    """The logger, past whatever a handler of the user's or a stderr that was closed may raise."""
+
+    def log(self, level: int, msg: object, *args: Any, **kwargs: Any) -> None:
+        """Log a line; a handler that raises loses it."""
+        with suppress(Exception):
+            super().log(level, msg, *args, stacklevel=kwargs.pop("stacklevel", 1) + 1, **kwargs)
+
+
 # No handler of ours: without the user's own logging set-up, logging's last resort writes warnings to stderr.
-logger = logging.getLogger("ld_deploy_hooks")
+logger = _Lines(logging.getLogger("ld_deploy_hooks"), {})
 
 _said: set[str] = set()
 

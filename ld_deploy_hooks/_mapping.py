@@ -14,8 +14,8 @@ __all__ = ["mapped"]
 def mapped(configuration: Mapping[str, Any], names: Iterable[str]) -> Mapping[str, Any] | None:
     """Return the entry of ``ld_deploy_hooks: tasks:`` for a task; None when there is none.
 
-    A whole name wins over a pattern (``release.*``), an earlier pattern over a later one. Dashes and underscores are alike, as on
-    Invoke's command line.
+    A whole name wins over a pattern (``release.*``), an earlier pattern over a later one. Dashes and underscores are
+    alike, as on Invoke's command line.
 
     Args:
         configuration: what stands under ``ld_deploy_hooks:``.
@@ -26,8 +26,8 @@ def mapped(configuration: Mapping[str, Any], names: Iterable[str]) -> Mapping[st
         return None
     if not isinstance(tasks, Mapping):
         say_once(
-            "ld_deploy_hooks: tasks: in the host's configuration is no mapping, so no task is taken for a deployment by it. Write "
-            "`deploy: {application_key: billing-service}` under it."
+            "ld_deploy_hooks: tasks: in the host's configuration is no mapping, so no task is a deployment by "
+            "it. Write `deploy: {application_key: billing-service}` under it."
         )
         return None
     spelled = {str(pattern).replace("_", "-"): entry for pattern, entry in tasks.items()}
@@ -42,8 +42,8 @@ def mapped(configuration: Mapping[str, Any], names: Iterable[str]) -> Mapping[st
         return {}
     if not isinstance(entry, Mapping):
         say_once(
-            f"ld_deploy_hooks: tasks: {found}: in the host's configuration is no mapping, so the task is not told. Write "
-            f"`{found}: {{application_key: ...}}`."
+            f"ld_deploy_hooks: tasks: {found}: in the host's configuration is no mapping, so the task is not told. "
+            f"Write `{found}: {{application_key: ...}}`."
         )
         return None
     return entry

@@ -19,8 +19,9 @@ from ld_deploy_hooks._events import Events, identity_of
 from ld_deploy_hooks._log import internal_fault, say_once
 from ld_deploy_hooks._outcome import Outcome
 from ld_deploy_hooks._parent import parent_identity
+from ld_deploy_hooks._recorder import Recorder
 from ld_deploy_hooks._records import DeploymentEvent, DeploymentRecord, EventType, Identity
-from ld_deploy_hooks._reporter import Reporter, reporter_for
+from ld_deploy_hooks._reporter import reporter_for
 from ld_deploy_hooks._settings import Settings
 from ld_deploy_hooks._signals import Signals
 from ld_deploy_hooks._verdicts import FINISHED, Verdict
@@ -77,7 +78,7 @@ class Run:
         self._started = 0.0
         self._told = False
         self._told_by_parent = False
-        self._reporter: Reporter
+        self._reporter: Recorder
         self._events: Events
         self._inside = 1
         self._over = threading.Event()
@@ -138,7 +139,7 @@ class Run:
             return None
         self._events.added = self._events.clean(plugins.add_metadata(self.record()))
         try:
-            event = self._event(EventType.STARTED, self.started_at, users=self.plan.event_metadata)
+            event = self._event(EventType.STARTED, self.started_at, self.plan.event_metadata)
         except DropEvent:
             return None
         _signals.watch()
@@ -260,9 +261,7 @@ class Run:
         if not self.is_ours or self.state != "started" or not self._told or self._told_by_parent:
             return None
         at = self._now_at_least()
-        verdict = Verdict(
-            failed=True, reason="cancelled", error=signal.Signals(number).name, exit_code=128 + number
-        )
+        verdict = Verdict(failed=True, reason="cancelled", error=signal.Signals(number).name, exit_code=128 + number)
 
         def end() -> tuple[DeploymentEvent, DeploymentRecord]:
             return self._ending(verdict, at), replace(self.record(verdict), state="failed", ended_at=at)
@@ -323,14 +322,14 @@ class Run:
             return None
         if not self.is_ours:
             say_once(
-                "A custom event was not told: its deployment belongs to the process that this one was forked from. Call "
-                "custom() there."
+                "A custom event was not told: its deployment belongs to the process that this one was forked from. "
+                "Call custom() there."
             )
             return None
         if not self._told:
             return None
         try:
-            event = self._event(EventType.CUSTOM, self._now_at_least(), users=metadata)
+            event = self._event(EventType.CUSTOM, self._now_at_least(), metadata)
         except DropEvent:
             return None
         return self._reporter.custom(event, self.record(), self._events.clean(metadata))
@@ -349,40 +348,23 @@ class Run:
         return self._reporter.ended(event, self.record(verdict), error)
 
     def _ending(self, verdict: Verdict, at: int, *, ask: bool = True) -> DeploymentEvent:
-        ours = {
-            "durationMs": at - (self.started_at or 0),
-            "reason": verdict.reason,
-            "detail": verdict.detail,
-            "error": verdict.error,
-            "exitCode": verdict.exit_code,
-            "host": verdict.host,
-        }
-        kind = EventType.FAILED if verdict.failed else EventType.FINISHED
-        return self._event(kind, at, ours=ours, hosts=self.outcome.hosts.told_at_end(), ask=ask)
+        assert self.started_at is not None
+        hosts = self.outcome.hosts.told_at_end()
+        return self._events.ending(verdict, self.started_at, at, metadata=self.metadata, hosts=hosts, ask=ask)
 
-    def _event(self, kind: EventType, at: int, *, hosts: Mapping[str, Any] | None = None, **more: Any) -> DeploymentEvent:
-        hosts = self.outcome.hosts.told() if hosts is None else hosts
-        return self._events.make(kind, at, metadata=self.metadata, hosts=hosts, **more)
+    def _event(self, kind: EventType, at: int, users: Mapping[str, Any]) -> DeploymentEvent:
+        return self._events.make(kind, at, users=users, metadata=self.metadata, hosts=self.outcome.hosts.told())
 
     def record(self, verdict: Verdict = FINISHED) -> DeploymentRecord:
         """Return the run as hooks see it at this moment."""
-        assert self.settings is not None
-        assert self.identity is not None
-        clean = self._events.clean
-        return DeploymentRecord(
+        return self._events.record(
+            verdict,
             id=self.id,
-            identity=self.identity,
             state=self.state,
             started_at=self.started_at,
             ended_at=self.ended_at,
-            metadata={**self._events.added, **clean(self.metadata)},
-            task=self.plan.task,
+            metadata=self.metadata,
             hosts=self.outcome.hosts.all,
-            application_name=clean(self.settings.application_name),
-            version_name=clean(self.settings.version_name),
-            reason=verdict.reason,
-            detail=clean(verdict.detail),
-            error_type=verdict.error,
         )
 
 

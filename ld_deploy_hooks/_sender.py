@@ -1,20 +1,20 @@
 """The sender: takes what is due from its sources and delivers it, with patience, in the background.
 
-One thread decides what is sent when; each attempt runs on a worker thread of its own, because the timeouts of requests do not
-bound a server that drips bytes: an attempt that takes longer than ``ATTEMPT`` is given up and its worker left behind. All threads
-are daemons: whoever waits for them waits on an Event, with a deadline.
+One thread decides what is sent when; each attempt runs on a worker thread of its own, because the timeouts of requests
+do not bound a server that drips bytes: an attempt that takes longer than ``ATTEMPT`` is given up and its worker left
+behind. All threads are daemons: whoever waits for them waits on an Event, with a deadline.
 """
 
 from __future__ import annotations
 
 import random
 import threading
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
+from ld_deploy_hooks._clock import monotonic, now
 from ld_deploy_hooks._log import internal_fault, logger
 
 __all__ = ["Answer", "Client", "Item", "Sender", "Source"]
@@ -60,6 +60,8 @@ class Client(Protocol):
 
     def post(self, payload: str, /) -> Answer: ...
 
+    def close(self) -> None: ...
+
 
 class Source(Protocol):
     """Where events come from, and where their fate is kept. Times are Unix milliseconds."""
@@ -98,7 +100,8 @@ class Sender:
 
     Args:
         sources: asked in this order.
-        make_client: called in a worker thread at its first attempt, since importing requests takes a quarter of a second.
+        make_client: called in a worker thread at its first attempt, since importing requests takes a quarter of a
+            second.
 
     Raises:
         RuntimeError: the thread cannot be started.
@@ -117,6 +120,7 @@ class Sender:
         self._held_until = 0.0
         self._refusals = 0
         self._muted = False
+        self._closed = False
         self.stopped: str | None = None
         # What the last attempt that failed met with, until one succeeds.
         self.trouble: str | None = None
@@ -134,19 +138,27 @@ class Sender:
             timeout: in seconds.
             meanwhile: called every now and then while it waits.
         """
-        flush = _Flush(time.monotonic() + timeout, threading.Event())
+        flush = _Flush(monotonic() + timeout, threading.Event())
         self._inbox.put(flush)
+        if not self._thread.is_alive():
+            return
         if meanwhile is None:
             flush.done.wait(timeout)
             return
-        while not flush.done.wait(min(max(flush.deadline - time.monotonic(), 0), _MEANWHILE)):
-            if time.monotonic() >= flush.deadline:
+        while not flush.done.wait(min(max(flush.deadline - monotonic(), 0), _MEANWHILE)):
+            if monotonic() >= flush.deadline:
                 break
             meanwhile()
 
-    def mute(self) -> None:
-        """Log nothing from now on: the interpreter is about to end, and a log handler may hold a lock then."""
-        self._muted = True
+    def close(self, timeout: float) -> None:
+        """Send and log nothing more: the interpreter may be about to end, and a log handler may hold a lock then.
+
+        Args:
+            timeout: seconds to wait for the thread; whoever is in the middle of an attempt ends with it.
+        """
+        self._muted = self._closed = True
+        self._inbox.put(None)
+        self._thread.join(timeout)
 
     def _say(self, line: str) -> None:
         if not self._muted:
@@ -158,7 +170,7 @@ class Sender:
             for source in self._sources:
                 source.make_due()
             wait = 0.0
-            while True:
+            while not self._closed:
                 self._receive(wait)
                 self._give_up_on_slow_attempts()
                 self._dispatch()
@@ -167,8 +179,13 @@ class Sender:
             if not self._muted:
                 internal_fault("Sending events", error)
             self.stopped = f"The sender broke with {type(error).__name__}"
+        finally:
             for flush in self._flushes:
                 flush.done.set()
+            for worker in [*self._idle, *(flight.worker for flight in self._flights)]:
+                worker.put(None)
+            if self._client is not None:
+                self._client.close()
 
     def _receive(self, wait: float) -> None:
         try:
@@ -186,18 +203,19 @@ class Sender:
         if attempt in self._flights:
             self._flights.remove(attempt)
             self._idle.append(attempt.worker)
-        elif answer is None or answer.outcome != "accepted":
-            # Given up before, and put off then: only a late success changes anything.
-            return
         else:
             attempt.worker.put(None)
+            if answer is None or answer.outcome != "accepted":
+                # Given up before, and put off then: only a late success changes anything.
+                return
         if answer is None:
             self._put_off(attempt)
             return
         if answer.hold_back is not None:
             self._refusals += 1
             # The jitter grows with every refusal, so that many clients of one token spread out.
-            self._held_until = time.monotonic() + answer.hold_back + random.uniform(0, 0.5 * self._refusals)
+            held = monotonic() + answer.hold_back + random.uniform(0, 0.5 * self._refusals)
+            self._held_until = max(self._held_until, held)
         self.trouble = answer.line if answer.outcome == "retry" else None
         if answer.outcome == "accepted":
             attempt.source.ack(attempt.item)
@@ -222,23 +240,23 @@ class Sender:
         tries = attempt.item.tries
         most = _BACKOFF_MOST if tries < _TRIES_OF_ONE_RUN else _BACKOFF_ACROSS_RUNS
         delay = random.uniform(0, min(most, _BACKOFF_FIRST * 2 ** min(tries, 16)))
-        attempt.source.retry_later(attempt.item, int((time.time() + delay) * 1000))
+        attempt.source.retry_later(attempt.item, now() + int(delay * 1000))
 
     def _give_up_on_slow_attempts(self) -> None:
-        now = time.monotonic()
-        for attempt in [flight for flight in self._flights if now - flight.started >= ATTEMPT]:
+        late = monotonic() - ATTEMPT
+        for attempt in [flight for flight in self._flights if flight.started <= late]:
             self._flights.remove(attempt)
             self._put_off(attempt)
 
     def _dispatch(self) -> None:
-        if self.stopped is not None or time.monotonic() < self._held_until:
+        if self.stopped is not None or monotonic() < self._held_until:
             return
         for source in self._sources:
             free = (_WIDTH if self._accepted_one else 1) - len(self._flights)
             if free <= 0:
                 return
             for item in source.claim(free):
-                attempt = _Attempt(source, item, self._idle.pop() if self._idle else self._hire(), time.monotonic())
+                attempt = _Attempt(source, item, self._idle.pop() if self._idle else self._hire(), monotonic())
                 self._flights.append(attempt)
                 attempt.worker.put(attempt)
 
@@ -262,20 +280,20 @@ class Sender:
 
     def _settle_flushes(self) -> float:
         """Tell those who wait when nothing more can be done for them; return the seconds until something can."""
-        now = time.monotonic()
+        here = monotonic()
         wait = 3600.0
         due: float | None = None
         if self.stopped is None:
             dues = [due for source in self._sources if (due := source.next_due()) is not None]
             if dues:
-                due = max(now + min(dues) / 1000 - time.time(), self._held_until)
+                due = max(here + (min(dues) - now()) / 1000, self._held_until)
                 if not self._flights or len(self._flights) < (_WIDTH if self._accepted_one else 1):
-                    wait = max(due - now, 0.01)
+                    wait = max(due - here, 0.01)
         for flight in self._flights:
-            wait = min(wait, max(flight.started + ATTEMPT - now, 0.01))
+            wait = min(wait, max(flight.started + ATTEMPT - here, 0.01))
         for flush in list(self._flushes):
             hopeless = not self._flights and (due is None or due > flush.deadline)
-            if hopeless or now >= flush.deadline:
+            if hopeless or here >= flush.deadline:
                 flush.done.set()
                 self._flushes.remove(flush)
         return wait

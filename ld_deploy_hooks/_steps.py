@@ -1,7 +1,7 @@
 """The steps of an executor, and the deployments that open and close between them.
 
-An executor makes one call after another; a group is those that belong to one deployment. The last call of a group need not be known:
-it ends when a call begins that is not of it, or when the executor is done.
+An executor makes one call after another; a group is those that belong to one deployment. The last call of a group need
+not be known: it ends when a call begins that is not of it, or when the executor is done.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ class Step:
     Attributes:
         call: the host's own.
         groups: the deployments that it is part of, the outer first.
-        main: whether it is the deployment's own task, and not a pre or post task of it.
+        own: those of them whose own task it is, and not a pre or post task.
         host: how its host is told.
     """
 
     call: Any
     groups: list[Group] = field(default_factory=list)
-    main: bool = False
+    own: list[Group] = field(default_factory=list)
     host: str | None = None
 
 
@@ -41,8 +41,9 @@ class Group:
 
     Attributes:
         block: the decorator's, or one that the mapping asks for.
-        call: makes what the block is entered with; asked when the group opens, since the host's configuration is complete only then.
-        hosts: the hosts of its calls, in order.
+        call: makes what the block is entered with; asked when the group opens, since the host's configuration is
+            complete only then.
+        hosts: the hosts of its own task's calls, in order.
     """
 
     block: Block
@@ -77,14 +78,17 @@ class Steps:
 
     def __init__(self) -> None:
         self._open: list[Group] = []
-        self._step: Step | None = None
-        self._bound: Bound | None = None
+        self._host: str | None = None
+        self._bound: list[Bound] = []
 
     def __enter__(self) -> Steps:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> Literal[False]:
-        self._done(error)
+        try:
+            self._done(error)
+        except Exception as fault:
+            internal_fault("Following the executor", fault)
         while self._open:
             self._open.pop().close(error)
         return False
@@ -102,16 +106,15 @@ class Steps:
             if group not in self._open:
                 self._open.append(group)
                 group.open()
-        self._step = step
-        entry = self._open[-1].entry if step.main and self._open else None
-        self._bound = Bound(entry) if entry is not None else None
-        bind(self._bound)
+        self._host = step.host
+        self._bound = [Bound(group.entry) for group in step.own if group.entry is not None]
+        bind(*self._bound)
 
     def _done(self, error: BaseException | None) -> None:
         """Note how the last step fared."""
-        bind(None)
-        step, bound = self._step, self._bound
-        self._step = self._bound = None
-        if step is None or step.host is None or bound is None:
-            return
-        bound.entry.note_host(step.host, error, failed=bound.failed)
+        bind()
+        host, bound = self._host, self._bound
+        self._host, self._bound = None, []
+        if host is not None:
+            for one in bound:
+                one.entry.note_host(host, error, failed=one.failed)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, Protocol, TypeVar
 
+from ld_deploy_hooks._clock import monotonic
 from ld_deploy_hooks._errors import OutboxError
 from ld_deploy_hooks._log import internal_fault
 
@@ -58,11 +58,13 @@ class Writer(Generic[S]):
     def submit(self, command: Callable[[S], T]) -> Future[T]:
         """Queue ``command``, which is called with the store inside a transaction.
 
-        It may be called twice, when the first transaction was rolled back because of another command. The future gets its answer
-        after the commit, or an OutboxError when the store cannot be opened or written.
+        It may be called twice, when the first transaction was rolled back because of another command. The future gets
+        its answer after the commit, or an OutboxError when the store cannot be opened or written, or is closed.
         """
         future: Future[T] = Future()
         self._queue.put((command, future))
+        if not self._thread.is_alive():
+            self._refuse_the_rest()
         return future
 
     def close(self, timeout: float) -> bool:
@@ -73,15 +75,26 @@ class Writer(Generic[S]):
 
     def _run(self) -> None:
         going = True
-        last_beat = time.monotonic()
+        last_beat = monotonic()
         while going:
             group, going = self._next_group()
             self._commit(group)
-            if self._store is not None and time.monotonic() - last_beat >= self._every:
-                last_beat = time.monotonic()
+            # What it holds leads to the deploy's own objects, which may not live on while this waits.
+            del group
+            if self._store is not None and monotonic() - last_beat >= self._every:
+                last_beat = monotonic()
                 self._beat()
         if self._store is not None:
             self._store.close()
+            self._store = None
+        self._refuse_the_rest()
+
+    def _refuse_the_rest(self) -> None:
+        with suppress(Empty):
+            while True:
+                item = self._queue.get_nowait()
+                if item is not None:
+                    item[1].set_exception(OutboxError("The outbox is closed.", path=""))
 
     def _next_group(self) -> tuple[list[tuple[Callable[[S], Any], Future[Any]]], bool]:
         """Return the commands of the next commit, and whether more may come."""
@@ -98,13 +111,19 @@ class Writer(Generic[S]):
         return group, False
 
     def _commit(self, group: list[tuple[Callable[[S], Any], Future[Any]]]) -> None:
+        try:
+            if group and self._store is None:
+                self._store = self._open_store()
+        except Exception as error:
+            # It concerns them all: none of them has to find out again, which may take long.
+            for _, future in group:
+                self._fail(future, error)
+            return
         if len(group) > 1:
             answers: list[Any] = []
-            try:
+            # One of them cannot be done: each for itself finds out which, and does not take the others with it.
+            with suppress(Exception):
                 answers = self._together([command for command, _ in group])
-            except Exception:
-                # One of them cannot be done: each for itself finds out which, and does not take the others with it.
-                pass
             for (_, future), answer in zip(group, answers, strict=False):
                 future.set_result(answer)
             if answers:
@@ -112,16 +131,18 @@ class Writer(Generic[S]):
         for command, future in group:
             try:
                 (answer,) = self._together([command])
-            except OutboxError as error:
-                future.set_exception(error)
             except Exception as error:
-                internal_fault("Writing to the outbox", error)
-                future.set_exception(error)
+                self._fail(future, error)
             else:
                 future.set_result(answer)
 
     def _together(self, commands: list[Callable[[S], Any]]) -> list[Any]:
-        if self._store is None:
-            self._store = self._open_store()
+        assert self._store is not None
         with self._store.transaction():
             return [command(self._store) for command in commands]
+
+    @staticmethod
+    def _fail(future: Future[Any], error: Exception) -> None:
+        if not isinstance(error, OutboxError):
+            internal_fault("Writing to the outbox", error)
+        future.set_exception(error)

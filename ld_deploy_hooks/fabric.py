@@ -42,7 +42,7 @@ class Deploying(_invoke.Deploying):
 
     def keeps_hands_off(self) -> bool:
         """Whether the command line is ``fab … -- command``, which is no deployment."""
-        return bool(self.core.remainder)
+        return bool(getattr(self.core, "remainder", None))
 
     def hosts_of(self, calls: list[Any]) -> list[str | None]:
         """Return how the host of each call is told; None for a call that is made without a connection."""
@@ -58,7 +58,11 @@ def _address(init_kwargs: Any) -> tuple[str, Any] | None:
     given = init_kwargs.get("host") if isinstance(init_kwargs, dict) else None
     if not isinstance(given, str):
         return None
-    parsed = derive_shorthand(given)
+    try:
+        parsed = derive_shorthand(given)
+    except ValueError:
+        # Fabric is going to say so, once it comes to that host.
+        return (given.rpartition("@")[2], None)
     return (parsed["host"] or given, parsed["port"] or init_kwargs.get("port"))
 
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from outbox_kit import HERE, claim, end, lone, opened, start
+from outbox_kit import HERE, claim, end, event, lone, opened, start
 
 from ld_deploy_hooks._outbox import Outbox
 
@@ -34,6 +34,8 @@ def deliver(box: Outbox, owner: str, log: str, limit: int) -> None:
             box.retry_later(one.id, owner=owner, next_attempt=now(), now=now())
             continue
         note(log, one.event_id)
+        # A service takes its time; without, SQLite would give the lock to nobody else.
+        time.sleep(random.random() / 200)
         box.ack(one.id, owner=owner, now=now())
 
 
@@ -70,14 +72,8 @@ def end_all(path: Path, owner: str, log: str) -> None:
     """Close whatever is open, as a recovery does."""
     with opened(path) as box:
         for one in box.open_of():
-            if box.end_deployment(id=one.id, event=_failed(owner, one.id), now=now()):
+            if box.end_deployment(id=one.id, event=event("failed", f"{one.id}-by-{owner}", of=one.id), now=now()):
                 note(log, one.id)
-
-
-def _failed(owner: str, name: str):  # type: ignore[no-untyped-def]
-    from outbox_kit import event
-
-    return event("failed", f"{name}-by-{owner}", of=name)
 
 
 def first_starts(path: Path, owner: str, _: str) -> None:

@@ -191,7 +191,9 @@ def test_a_release_that_is_not_served_is_taken_back(site: Site, launchdarkly: Fa
 
 def test_a_first_release_that_is_not_served_leaves_nothing_live(site: Site, launchdarkly: FakeLaunchDarkly) -> None:
     site.web.folder = site.web.folder / "elsewhere"
-    assert site.release("1.0.0").returncode == 1
+    done = site.release("1.0.0")
+    assert done.returncode == 1
+    assert "404" in done.stderr
     assert site.live is None
     assert site.releases == []
     assert [one["status"] for one in launchdarkly.deployments] == ["failed"]
@@ -242,7 +244,8 @@ def test_the_link_is_switched_in_one_step(site: Site, env: dict[str, str], tmp_p
 # Notes how it was called, and is the real command of its name then.
 NOTED = """#!/bin/sh
 echo "${0##*/} $*" >>"$HOME/commands"
-PATH=${PATH#*:} exec "${0##*/}" "$@"
+PATH=${PATH#*:}
+exec "${0##*/}" "$@"
 """
 
 
@@ -313,7 +316,10 @@ def test_invoke_tells_a_task_that_only_the_mapping_makes_a_deployment(
 ) -> None:
     current = tmp_path / "www" / "current"
     shutil.copytree(EXAMPLES / "site", current)
-    done = run("invoke", "inv", "search", INVOKE_SITE_ROOT=str(current.parent), LD_DEPLOY_VERSION="2.0.0")
+    more = {"INVOKE_SITE_ROOT": str(current.parent), "LD_DEPLOY_VERSION": "2.0.0"}
+    assert run("invoke", "inv", "--dry", "search", **more).returncode == 0
+    assert not (current / "search.json").exists()
+    done = run("invoke", "inv", "search", **more)
     assert done.returncode == 0, done.stderr
     index = json.loads((current / "search.json").read_text())
     assert sorted(index) == ["fold.html", "index.html", "throw.html"]

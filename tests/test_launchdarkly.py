@@ -828,7 +828,12 @@ def test_pages_that_go_in_a_circle_are_left(connect: Callable[..., Client]) -> N
         (reply(302, "", "Location: /"), 302, "redirect"),
         (reply(201, "{}"), 201, "not what LaunchDarkly answers"),
         (hang_up, None, "No answer"),
-        (reply(200, "{}", "Content-Length: 9", "Connection: close"), 200, "No answer"),
+        (reply(200, "9\r\n{}", "Transfer-Encoding: chunked", "Connection: close"), 200, "No answer"),
+        (
+            reply(200, '{"items":', "Content-Length: 99", "Connection: close"),
+            200,
+            "did not answer as LaunchDarkly does",
+        ),
         (reply(200, "<html>"), 200, "did not answer as LaunchDarkly does"),
         (reply(200, "[]"), 200, "did not answer as LaunchDarkly does"),
         (reply(200, '{"items":{}}'), 200, "did not answer as LaunchDarkly does"),

@@ -34,7 +34,7 @@ COMMANDS = [
 ]
 
 # Entry points by group. What does not exist yet is not declared: a later room adds its line here and in setup.cfg.
-ENTRY_POINTS: dict[str, dict[str, str]] = {}
+ENTRY_POINTS = {"console_scripts": {"ld-deploy": "ld_deploy_hooks.cli:main"}}
 
 REQUIRES = {
     "": ["platformdirs>=3", "pluggy>=1.5", "requests>=2.28", 'tomli>=2; python_version < "3.11"'],
@@ -90,8 +90,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(files_of_wheel: dict[str, 
     package = {str(path.relative_to(ROOT)) for path in (ROOT / "ld_deploy_hooks").rglob("*.py") if path.is_file()} | {
         "ld_deploy_hooks/py.typed"
     }
-    described = {"METADATA", "RECORD", "WHEEL", "licenses/LICENSE", "top_level.txt"}
-    described |= {"entry_points.txt"} if ENTRY_POINTS else set()
+    described = {"METADATA", "RECORD", "WHEEL", "entry_points.txt", "licenses/LICENSE", "top_level.txt"}
     assert set(files_of_wheel) == package | {f"{NAME}.dist-info/{name}" for name in described}
 
 
@@ -157,7 +156,7 @@ def test_no_extra_brings_fabric_together_with_invoke_3(described: Message) -> No
 
 def test_the_entry_points_are_pinned(files_of_wheel: dict[str, bytes]) -> None:
     parser = ConfigParser()
-    parser.read_string(files_of_wheel.get(f"{NAME}.dist-info/entry_points.txt", b"").decode())
+    parser.read_string(files_of_wheel[f"{NAME}.dist-info/entry_points.txt"].decode())
     assert {group: dict(parser[group]) for group in parser.sections()} == ENTRY_POINTS
 
 
@@ -205,6 +204,14 @@ def test_the_wheel_is_complete_away_from_its_source_tree(fresh_python: Path, tmp
         "assert ld_deploy_hooks.__file__.startswith(sys.prefix), ld_deploy_hooks.__file__\n"
     )
     run(fresh_python, "-I", "-W", "error", "-c", f"import importlib.util\n{source}", cwd=tmp_path)
+
+
+@pytest.mark.parametrize("command", [["ld-deploy"], ["python", "-I", "-m", "ld_deploy_hooks"]])
+def test_the_program_runs_with_the_wheel_alone(fresh_python: Path, tmp_path: Path, command: list[str]) -> None:
+    """Without rich too."""
+    program, *arguments = command
+    said = run(fresh_python.parent / program, *arguments, "--version", cwd=tmp_path)
+    assert said == f"ld-deploy-hooks {VERSION}\n"
 
 
 def test_a_deploy_runs_with_the_wheel_alone(fresh_python: Path, tmp_path: Path, child_env: dict[str, str]) -> None:

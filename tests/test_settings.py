@@ -40,7 +40,9 @@ FULL = {"LD_PROJECT": "p", "LD_ENVIRONMENT": "e", "LD_DEPLOY_APPLICATION_KEY": "
 TOKEN = "api-12345678-90ab"
 Defaults = Callable[[Settings], Iterable[tuple[str, Mapping[str, object]]]]
 
-as_root = pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can act as other users")
+as_root = pytest.mark.skipif(
+    not hasattr(os, "setresuid") or os.geteuid() != 0, reason="only root can act as another user and come back"
+)
 on_posix = pytest.mark.skipif(os.name != "posix", reason="file owners and named pipes are POSIX's")
 
 
@@ -651,8 +653,9 @@ def test_a_user_without_home_has_an_outbox_of_its_own_and_is_told(run_python: An
     done = run_python(
         "import os, platformdirs\n"
         "from ld_deploy_hooks._settings import resolve\n"
-        "os.setuid(54321)\n"
+        "os.setresuid(54321, 54321, 0)\n"
         "settings = resolve(environ={'LD_DEPLOY_STRICT': '1'})\n"
+        "os.setresuid(0, 0, 0)\n"  # what measures this process may write its file as it would
         "print(settings.outbox)\n"
         "print(*(f'{p.fault} {p.message}' for p in settings.problems if p.field == 'outbox'), sep='\\n')\n",
         env=child_env,
@@ -1003,7 +1006,8 @@ REFUSED = {
 def test_pyproject_may_set_nothing_else(
     settle: Callable[..., Settings], repository: Path, field: str, set_elsewhere: bool
 ) -> None:
-    environ = {**FULL, VARIABLES[field]: "0"} if set_elsewhere and field != "base_uri" else FULL
+    elsewhere = {"access_token": TOKEN, "base_uri": "https://ld.example"}.get(field, "0")
+    environ = {**FULL, VARIABLES[field]: elsewhere} if set_elsewhere else FULL
     before = settle(environ=environ)
     path = write(repository, f"{TABLE}{field} = {REFUSED[field]}\napplication_name = 'A'")
     settings = settle(environ=environ)
@@ -1187,13 +1191,14 @@ def test_only_a_pyproject_of_this_user_or_of_root_is_read(
     os.chown(path, owner, owner)
     path.chmod(mode)
     done = run_python(
-        "import os, pathlib, sys, encodings.idna, platformdirs\n"
+        "import os, pathlib, sys, platformdirs\n"
         "if sys.version_info >= (3, 11): import tomllib\n"
         "else: import tomli\n"
-        "from ld_deploy_hooks._settings import require, resolve\n"
-        f"os.setuid({process})\n"
+        "from ld_deploy_hooks._settings import resolve\n"
+        f"os.setresuid({process}, {process}, 0)\n"
         "environ = {'LD_PROJECT': 'mine', 'LD_ENVIRONMENT': 'e', 'LD_DEPLOY_APPLICATION_KEY': 'a'}\n"
         f"settings = resolve(environ=environ, start=pathlib.Path({str(shared_folder)!r}))\n"
+        "os.setresuid(0, 0, 0)\n"  # what measures this process may write its file as it would
         "print(settings.strict)\n"
         "print(*(f'{p.fault} {p.message}' for p in settings.problems if p.field == 'pyproject.toml'), sep='\\n')\n",
     )

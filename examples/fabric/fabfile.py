@@ -77,7 +77,10 @@ def switch(c: Connection, release: str) -> None:
 def check(c: Connection, tag: str) -> None:
     """Ask the host's web server which release it serves."""
     answer = c.run(f'python3 -c {quote(FETCH)} "{c.site.url}/version.txt"', hide=True, warn=True)
-    served = answer.stdout.strip() if answer.ok else "no release"
+    if answer.failed:
+        why = answer.stderr.strip().rpartition("\n")[2]
+        raise Exit(f"{c.original_host}: the web server does not serve {tag}: {why}")
+    served = answer.stdout.strip()
     if served != tag:
         raise Exit(f"{c.original_host}: the web server serves {served}, not {tag}")
 

@@ -82,7 +82,7 @@ class Transport:
             )
             try:
                 reply.status, reply.headers = response.status_code, response.headers
-                reply.body = _body_of(response.raw, most)
+                reply.body = response.raw.read(most, decode_content=False)
             finally:
                 # Kept alive if it was read to its end, else closed.
                 response.close()
@@ -120,14 +120,6 @@ class Transport:
             idle, self._idle = self._idle, []
         for adapter, _ in idle:
             adapter.close()
-
-
-def _body_of(raw: Any, most: int) -> bytes:
-    body = b""
-    # To its end, which is where urllib3 notices that it broke off.
-    while len(body) < most and (piece := raw.read(most - len(body), decode_content=False)):
-        body += piece
-    return body
 
 
 def _kind_of(error: Exception) -> str:

@@ -1,0 +1,282 @@
+"""Records the events of deployments in one outbox and has them delivered to one service."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError  # the built-in one only from Python 3.11 on
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ld_deploy_hooks._clock import monotonic, now
+from ld_deploy_hooks._errors import OutboxError
+from ld_deploy_hooks._importing import importing
+from ld_deploy_hooks._log import internal_fault, say_once
+from ld_deploy_hooks._plugins import Plugins
+from ld_deploy_hooks._records import DeploymentEvent, DeploymentRecord
+from ld_deploy_hooks._recovery import details_of
+from ld_deploy_hooks._sender import Sender
+from ld_deploy_hooks._settings import Settings, is_loopback
+from ld_deploy_hooks._store import Journal, Store
+from ld_deploy_hooks._version import __version__
+
+if TYPE_CHECKING:
+    from ld_deploy_hooks._launchdarkly import Client
+    from ld_deploy_hooks._outbox import Outbox
+
+__all__ = ["Recorder"]
+
+T = TypeVar("T")
+
+
+class Recorder:
+    """Records and delivers for one outbox, one base URI and one token.
+
+    Raises:
+        RuntimeError: a thread cannot be started.
+    """
+
+    def __init__(self, settings: Settings, plugins: Plugins, store: Store) -> None:
+        self.settings = settings
+        self.plugins = plugins
+        self._store = store
+        self._journal = Journal(store, settings.base_uri, plugins)
+        self._spare: Journal | None = None
+        self._spare_store: Store | None = None
+        self._kept_house = False
+        self._closed = False
+        # Deployments whose start is in memory: their end goes there too, and not past it.
+        self._in_memory: set[str] = set()
+        self._spare_lock = threading.Lock()
+        self._journals = [self._journal]
+        self._sender = Sender(self._journals, self._make_client) if settings.sendable else None
+
+    def started(self, event: DeploymentEvent, record: DeploymentRecord) -> Future[list[DeploymentRecord]]:
+        """Record that a deployment has started; the future is done when that is durable, and then hooks are told."""
+
+        def command(box: Outbox) -> list[DeploymentRecord]:
+            # LaunchDarkly pairs by identity: what a dead run left open under it ends before this one starts.
+            left = self._store.recover(box, base_uri=self.settings.base_uri, identity=record.identity)
+            box.open_deployment(
+                id=record.id,
+                base_uri=self.settings.base_uri,
+                identity=record.identity,
+                owner=self._store.owner_id,
+                event=event,
+                details=details_of(event),
+                now=now(),
+            )
+            return left
+
+        def tell(left: list[DeploymentRecord]) -> None:
+            self._tell_recovered(left)
+            self.plugins.started(record)
+
+        self._journal.owns(record.id)
+        recorded = self._record(command, tell, of=record.id)
+        self._keep_house()
+        return recorded
+
+    def _keep_house(self) -> None:
+        """Recover whatever else dead runs left behind, once and behind the event of the deploy that runs."""
+        if not self._kept_house:
+            self._kept_house = True
+            self._record(self._store.keep_house, self._tell_recovered)
+
+    def _tell_recovered(self, records: list[DeploymentRecord]) -> None:
+        for record in records:
+            self.plugins.failed(record, None)
+
+    def ended(self, event: DeploymentEvent, record: DeploymentRecord, error: BaseException | None) -> Future[bool]:
+        """Record that a deployment has ended; the answer is False if it had ended already: nothing is recorded then."""
+
+        def command(box: Outbox) -> bool:
+            try:
+                return box.end_deployment(id=record.id, event=event, now=now())
+            except OutboxError:
+                # It does not know the start, which went to a file that is gone or to memory: an end alone is legal.
+                box.add_event(deployment_id=record.id, base_uri=self.settings.base_uri, event=event, now=now())
+                return True
+
+        def tell(recorded: bool) -> None:
+            if recorded and record.state == "finished":
+                self.plugins.finished(record)
+            elif recorded:
+                self.plugins.failed(record, error)
+
+        return self._record(command, tell, of=record.id)
+
+    def cut_off(self, deployment_id: str, end: Callable[[], tuple[DeploymentEvent, DeploymentRecord]]) -> Future[bool]:
+        """Record the end that ``end`` makes in the writer's thread; a signal handler may do nothing but wait."""
+        made: list[DeploymentRecord] = []
+
+        def command(box: Outbox) -> bool:
+            event, record = end()
+            made[:] = [record]
+            return box.end_deployment(id=deployment_id, event=event, now=now())
+
+        def tell(recorded: bool) -> None:
+            if recorded:
+                self.plugins.failed(made[0], None)
+
+        return self._record(command, tell, of=deployment_id)
+
+    def note_signal(self, deployment_id: str, number: int) -> None:
+        """Keep in the outbox that a signal came, for whoever may have to recover the deployment."""
+        self._journal.writer.submit(lambda box: box.note(deployment_id, {"signal": number}))
+
+    def custom(self, event: DeploymentEvent, record: DeploymentRecord, metadata: Mapping[str, Any]) -> Future[None]:
+        """Record a custom event of a deployment."""
+
+        def command(box: Outbox) -> None:
+            box.add_event(deployment_id=record.id, base_uri=self.settings.base_uri, event=event, now=now())
+
+        return self._record(command, lambda _: self.plugins.custom(record, metadata))
+
+    def flush(self, timeout: float) -> None:
+        """Wait until nothing more can be delivered and hooks are told, at most ``timeout`` seconds."""
+        deadline = monotonic() + timeout
+        self.send(timeout)
+        # What was delivered meanwhile is told, too.
+        self.plugins.flush(max(deadline - monotonic(), 0))
+
+    def send(self, timeout: float, meanwhile: Callable[[], None] | None = None) -> None:
+        """Wait until nothing more can be delivered, at most ``timeout`` seconds; takes no lock that others hold.
+
+        Args:
+            timeout: in seconds.
+            meanwhile: called every now and then while it waits.
+        """
+        if self._sender is not None:
+            self._sender.flush(timeout, meanwhile)
+
+    def recover(self) -> list[DeploymentRecord]:
+        """End what dead processes left open, now, and return what that was.
+
+        Raises:
+            OutboxError: the outbox cannot be used.
+        """
+        self._kept_house = True
+        recovered = self._store.writer.submit(self._store.keep_house).result()
+        self._tell_recovered(recovered)
+        return recovered
+
+    def left(self, timeout: float = 0.3) -> str | None:
+        """Return the line that says what could not be delivered so far, and why; None if nothing is left.
+
+        Args:
+            timeout: seconds to wait for the outbox, which another process may hold.
+        """
+        deadline = monotonic() + timeout
+        lines = []
+        try:
+            kept = self._journal.pending(timeout)
+            if kept:
+                lines.append(
+                    f"{kept} event(s) wait in {self.settings.outbox} for {self.settings.base_uri}: {self._why()}. The "
+                    "next deployment sends them; `ld-deploy flush` does it now."
+                )
+        except FutureTimeoutError:
+            lines.append(
+                f"The outbox {self.settings.outbox} did not answer in time, so it is not known what waits in it, and the "
+                "last events of this run may be lost. Another process may hold it: see with `ld-deploy status`."
+            )
+        except OutboxError as error:
+            if self._spare is None:
+                lines.append(str(error))
+        with suppress(FutureTimeoutError, OutboxError):
+            lost = self._spare.pending(max(deadline - monotonic(), 0.05)) if self._spare is not None else 0
+            if lost:
+                lines.append(f"{lost} event(s) of this run could not be delivered and are lost: {self._why()}.")
+        return " ".join(lines) or None
+
+    def _why(self) -> str:
+        if self._sender is not None:
+            return self._sender.stopped or self._sender.trouble or "there was not enough time to send them"
+        if self.settings.access_token is not None:
+            return "the access token or the base URI cannot be used"
+        return "no access token is set (LD_ACCESS_TOKEN)"
+
+    def close(self, timeout: float) -> None:
+        """Stop sending; nothing is logged by a thread of this reporter afterwards.
+
+        Args:
+            timeout: seconds to wait for its threads.
+        """
+        deadline = monotonic() + timeout
+        self._closed = True
+        self.plugins.close()
+        if self._sender is not None:
+            self._sender.close(max(deadline - monotonic(), 0))
+        if self._spare_store is not None:
+            self._spare_store.close(max(deadline - monotonic(), 0))
+
+    def _make_client(self) -> Client:
+        with importing():
+            from ld_deploy_hooks._launchdarkly import Client
+
+        token = self.settings.access_token
+        return Client(
+            base_uri=self.settings.base_uri,
+            token=token.reveal() if token is not None else "",
+            api_version=self.settings.api_version,
+            loopback=is_loopback(self.settings.base_uri),
+            user_agent=f"ld-deploy-hooks/{__version__}",
+        )
+
+    def _record(self, command: Callable[[Outbox], T], tell: Callable[[T], None], *, of: str | None = None) -> Future[T]:
+        """Have ``command`` done in the outbox, or in memory where that cannot be used, and ``tell`` what it answered.
+
+        Args:
+            command: called with the outbox in the writer's thread.
+            tell: called with its answer, once that is durable.
+            of: the deployment whose start or end it records.
+        """
+        durable: Future[T] = Future()
+
+        def settle(done: Future[T]) -> None:
+            error = done.exception()
+            if error is not None:
+                durable.set_exception(error)
+                return
+            try:
+                # Before those who wait go on: they may be about to exit, and wait only for what was told by then.
+                tell(done.result())
+                if self._sender is not None:
+                    self._sender.wake()
+            except Exception as fault:
+                internal_fault("Telling plugins what was recorded", fault)
+            durable.set_result(done.result())
+
+        def fall_back(done: Future[T]) -> None:
+            error = done.exception()
+            if not isinstance(error, OutboxError) or self._closed:
+                settle(done)
+                return
+            say_once(
+                f"{error} This run's events are sent straight from memory; what cannot be sent by its end is lost."
+            )
+            try:
+                memory = self._memory()
+            except RuntimeError:
+                # No thread can be started any more.
+                settle(done)
+                return
+            if of is not None:
+                self._in_memory.add(of)
+            memory.writer.submit(command).add_done_callback(settle)
+
+        if of in self._in_memory:
+            self._memory().writer.submit(command).add_done_callback(settle)
+        else:
+            self._journal.writer.submit(command).add_done_callback(fall_back)
+        return durable
+
+    def _memory(self) -> Journal:
+        with self._spare_lock:
+            if self._spare is None:
+                self._spare_store = Store(None)
+                self._spare = Journal(self._spare_store, self.settings.base_uri, self.plugins)
+                self._journals.append(self._spare)
+            return self._spare

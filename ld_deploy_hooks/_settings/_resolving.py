@@ -1,0 +1,334 @@
+"""Which source wins: every field's table, the sources one after the other, and the settings that come out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from ld_deploy_hooks._errors import SettingsError
+from ld_deploy_hooks._pyproject import find_table
+from ld_deploy_hooks._records import APPLICATION_KINDS
+from ld_deploy_hooks._settings._checks import (
+    DEFAULT,
+    LAUNCHDARKLY,
+    UNTOLD,
+    WAITING,
+    Problem,
+    check_base_uri,
+    check_flush_timeout,
+    check_outbox,
+    check_token,
+    check_version,
+    new_problem,
+)
+from ld_deploy_hooks._settings._values import (
+    UNUSABLE_URI,
+    WORDS,
+    Secret,
+    Unusable,
+    read_header,
+    read_kind,
+    read_names,
+    read_path,
+    read_seconds,
+    read_switch,
+    read_text,
+    read_token,
+)
+
+REQUIRED = ("project_key", "environment_key", "application_key", "version")
+
+_IN_PYPROJECT = (*REQUIRED, "application_name", "application_kind", "version_name", "strict")
+_KEYS_OF_OTHER_ROOMS = ("tasks", "metadata", "event_metadata", "pre_and_post")
+_SWITCHES = ("strict", "disabled", "dry_run")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Every setting, as ``docs/settings.md`` lists them.
+
+    Attributes:
+        outbox: absolute path of the outbox file.
+        flush_timeout: how long the process may wait at its end for events on their way, in seconds, 0 to 3600.
+        plugins: modules to load, and ``no:NAME`` for those to block.
+        sources: for every field where its value came from; ``"default"`` where nobody set it.
+        problems: what is wrong, in the order of the sources. With ``disabled`` on only what concerns the switches.
+        sendable: token and base URI can be used. Otherwise events are recorded for ``base_uri`` and wait.
+    """
+
+    access_token: Secret | None
+    base_uri: str
+    project_key: str | None
+    environment_key: str | None
+    application_key: str | None
+    version: str | None
+    application_name: str | None
+    application_kind: str | None
+    version_name: str | None
+    api_version: str
+    outbox: Path
+    flush_timeout: float
+    strict: bool
+    disabled: bool
+    dry_run: bool
+    plugins: tuple[str, ...]
+    plugin_autoload: bool
+    sources: Mapping[str, str]
+    problems: tuple[Problem, ...]
+    sendable: bool
+
+    @property
+    def silent(self) -> bool:
+        """Whether nothing at all is told: ``disabled`` or ``dry_run``."""
+        return self.disabled or self.dry_run
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """The names of the required fields that have no value."""
+        return tuple(name for name in REQUIRED if getattr(self, name) is None)
+
+
+def require(settings: Settings) -> None:
+    """Raise for the first fault if ``strict`` is on. Lines for the rest are said by who asked for the settings.
+
+    Raises:
+        SettingsError: a setting is missing or cannot be used, and ``strict`` is on.
+    """
+    for problem in settings.problems:
+        if settings.strict and problem.fault:
+            raise SettingsError(problem.message, field=problem.field)
+
+
+@dataclass(frozen=True)
+class _Field:
+    """How a field is read. ``then`` and ``otherwise``: what follows where it was set and cannot be used."""
+
+    variable: str
+    read: Callable[[object], object]
+    then: str
+    types: tuple[type, ...] = (str,)
+    default: object = None
+    otherwise: object = None
+
+
+_LEFT_OUT = "it is left out"
+_ON = "it counts as on, nothing is sent"
+_LONELY = "no plugin is loaded by itself"
+
+_FIELDS: Mapping[str, _Field] = {
+    "access_token": _Field("LD_ACCESS_TOKEN", read_token, WAITING, (str, Secret)),
+    "base_uri": _Field("LD_BASE_URI", read_text, WAITING, default=LAUNCHDARKLY, otherwise=UNUSABLE_URI),
+    "project_key": _Field("LD_PROJECT", read_text, UNTOLD),
+    "environment_key": _Field("LD_ENVIRONMENT", read_text, UNTOLD),
+    "application_key": _Field("LD_DEPLOY_APPLICATION_KEY", read_text, UNTOLD),
+    "version": _Field("LD_DEPLOY_VERSION", read_text, UNTOLD),
+    "application_name": _Field("LD_DEPLOY_APPLICATION_NAME", read_text, _LEFT_OUT),
+    "application_kind": _Field("LD_DEPLOY_APPLICATION_KIND", read_kind, _LEFT_OUT),
+    "version_name": _Field("LD_DEPLOY_VERSION_NAME", read_text, _LEFT_OUT),
+    "api_version": _Field("LD_DEPLOY_API_VERSION", read_header, DEFAULT, default="beta"),
+    "outbox": _Field("LD_DEPLOY_OUTBOX", read_path, DEFAULT, (str, os.PathLike)),
+    "flush_timeout": _Field("LD_DEPLOY_FLUSH_TIMEOUT", read_seconds, DEFAULT, (int, float)),
+    "strict": _Field("LD_DEPLOY_STRICT", read_switch, "it counts as off", (bool,), False, False),
+    "disabled": _Field("LD_DEPLOY_DISABLED", read_switch, _ON, (bool,), False, True),
+    "dry_run": _Field("LD_DEPLOY_DRY_RUN", read_switch, _ON, (bool,), False, True),
+    "plugins": _Field("LD_DEPLOY_PLUGINS", read_names, "none is loaded or blocked by name", (str, list, tuple), ()),
+    "plugin_autoload": _Field("LD_DEPLOY_DISABLE_PLUGIN_AUTOLOAD", read_switch, _LONELY, (bool,), True, False),
+}
+
+VARIABLES: Mapping[str, str] = MappingProxyType({name: field.variable for name, field in _FIELDS.items()})
+
+
+def check_argument_types(**fields: object) -> None:
+    """Check what was written in code, where it was written; None means not set.
+
+    Raises:
+        TypeError: a value is of a wrong type, or a keyword is no setting.
+        ValueError: ``application_kind`` is none of LaunchDarkly's.
+    """
+    for name, value in fields.items():
+        if name not in _FIELDS:
+            raise TypeError(f"{name!r} is no setting: {_nearest(name)}")
+        types = _FIELDS[name].types
+        if value is None:
+            continue
+        if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
+            wanted = " or ".join(kind.__name__ for kind in types)
+            raise TypeError(f"{name} must be of type {wanted}, not {type(value).__name__}")
+        if isinstance(value, (list, tuple)) and not all(isinstance(item, str) for item in value):
+            raise TypeError(f"{name} must hold names, each of type str")
+        if name == "application_kind" and value not in APPLICATION_KINDS:
+            raise ValueError(f"application_kind must be one of {', '.join(APPLICATION_KINDS)}, not {value!r}")
+
+
+def _nearest(name: object) -> str:
+    import difflib
+
+    near = difflib.get_close_matches(str(name), _FIELDS, n=1)
+    return f"did you mean {near[0]}?" if near else f"what can be set is {', '.join(_FIELDS)}"
+
+
+def _missing(name: str) -> Problem:
+    ways = (
+        f"{name}=... in code, {VARIABLES[name]} in the environment, {name} under ld_deploy_hooks: in invoke.yaml or "
+        f"fabric.yaml, {name} under [tool.ld-deploy-hooks] in pyproject.toml, or a plugin's ld_deploy_provide_defaults"
+    )
+    return Problem(name, f"{name} is not set: {UNTOLD}; set it by one of {ways}", fault=True)
+
+
+def _one_line(problem: Problem, token: Secret | None) -> Problem:
+    """Return ``problem`` as a line that any stream can print, without the token, wherever that came in from."""
+    message = problem.message if token is None else problem.message.replace(token.reveal(), "****")
+    return replace(problem, message="".join(sign if sign.isprintable() else "?" for sign in message))
+
+
+class _Gathering:
+    """What the sources have said so far; the first to name a field has it."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, tuple[Any, str]] = {}
+        self.unusable: set[str] = set()
+        self.problems: list[Problem] = []
+
+    def take(self, source: str, values: object, *, plugin: str | None = None) -> None:
+        """Take what nobody set before. What a plugin gives and cannot be used leaves the field to the next plugin."""
+        if not isinstance(values, Mapping):
+            unusable = Unusable(f"are of type {type(values).__name__}, not a mapping", "write field: value")
+            self._refuse("settings", source, unusable, "they are ignored", plugin)
+            return
+        for name, value in values.items():
+            if value is None or name in self.found:
+                continue
+            field = _FIELDS.get(name)
+            try:
+                if field is None:
+                    raise Unusable("is no setting", _nearest(name))
+                if plugin is not None and name in ("plugins", "plugin_autoload"):
+                    raise Unusable("comes when plugins are loaded already", f"set {field.variable}")
+                self.found[name] = field.read(value), source
+            except Unusable as unusable:
+                if field is None or plugin is not None:
+                    self._refuse(str(name), source, unusable, "it is ignored", plugin)
+                else:
+                    self._refuse(name, source, unusable, field.then)
+                    self.found[name] = field.otherwise, source
+                    self.unusable.add(name)
+                continue
+            if field.read is read_text and isinstance(value, float):
+                wrong, then = f"is the number {value}, and 1.20 would have become 1.2", "it is used as text"
+                self.problems.append(new_problem(name, source, wrong, then, "put it in quotes", fault=False))
+
+    def _refuse(self, name: str, source: str, why: Unusable, then: str, plugin: str | None = None) -> None:
+        instead = why.instead
+        if plugin is not None:
+            instead += f" (in its ld_deploy_provide_defaults, or block it with LD_DEPLOY_PLUGINS=no:{plugin})"
+        self.problems.append(new_problem(name, source, why.wrong, then, instead, fault=plugin is None))
+
+    def take_environment(self, environ: Mapping[str, str]) -> None:
+        for name, variable in VARIABLES.items():
+            value = environ.get(variable, "").strip()
+            if name == "plugin_autoload" and value.lower() in WORDS:  # this variable switches it off
+                value = str(not WORDS[value.lower()])
+            if value:
+                self.take(variable, {name: value})
+
+    def take_pyproject(self, start: Path) -> None:
+        project = find_table(start)
+        for unread in project.unread:
+            self.problems.append(Problem("pyproject.toml", f"{unread.path} {unread.why}", unread.fault))
+        source = str(project.path)
+        refused = [name for name in project.table if name in _FIELDS and name not in _IN_PYPROJECT]
+        for name in refused:
+            wrong = "is refused, as pyproject.toml is found by walking up from wherever the deploy was started"
+            then = "it may not decide where the token goes or what code runs"
+            instead = f"set {VARIABLES[name]}, or {name} under ld_deploy_hooks: in invoke.yaml or fabric.yaml"
+            self.problems.append(new_problem(name, source, wrong, then, instead))
+        self.take(source, {name: value for name, value in project.table.items() if name not in refused})
+
+    def settings(self, environ: Mapping[str, str], start: Path | None, *, complete: bool) -> Settings:
+        """Return the settings so far; only complete ones tell what is missing."""
+        values: dict[str, Any] = {name: field.default for name, field in _FIELDS.items()}
+        sources = dict.fromkeys(_FIELDS, "default")
+        for name, (value, source) in self.found.items():
+            if value is not None:
+                values[name], sources[name] = value, source
+        token: Secret | None = values["access_token"]
+        checked = [
+            *check_token(token, sources["access_token"]),
+            *(() if "base_uri" in self.unusable else check_base_uri(values, sources)),
+            *check_version(values, sources),
+            *check_outbox(values, sources, start),
+            *check_flush_timeout(values, sources["flush_timeout"], environ),
+        ]
+        unusable = self.unusable.union(problem.field for problem in checked if problem.fault)
+        problems = [*self.problems, *checked]
+        if complete and not values["dry_run"]:
+            problems += [_missing(name) for name in REQUIRED if values[name] is None and name not in unusable]
+        if values["disabled"]:  # the emergency switch: nothing else matters, least of all to strict
+            problems = [problem for problem in problems if problem.field in _SWITCHES]
+        return Settings(
+            **values,
+            sources=MappingProxyType(sources),
+            problems=tuple(_one_line(problem, token) for problem in problems),
+            sendable=token is not None and unusable.isdisjoint(("access_token", "base_uri")),
+        )
+
+
+def _is_pytest(environ: Mapping[str, str]) -> bool:
+    """Return whether a test runs that did not ask for real deployments by an ``LD_DEPLOY_DISABLED`` that is off."""
+    asked = WORDS.get(environ.get("LD_DEPLOY_DISABLED", "").strip().lower()) is False
+    return not asked and bool(environ.get("PYTEST_VERSION") or environ.get("PYTEST_CURRENT_TEST"))
+
+
+def _folder(start: Path | None) -> Path | None:
+    """Return the real, absolute folder to start from; None if the working directory is gone."""
+    try:
+        return (Path.cwd() if start is None else start).resolve()
+    except (OSError, RuntimeError):  # RuntimeError: a loop of symbolic links, before Python 3.13
+        return None
+
+
+def resolve(
+    arguments: Mapping[str, object] | None = None,
+    *,
+    outer: Mapping[str, object] | None = None,
+    host: Mapping[str, object] | None = None,
+    host_name: str = "invoke.yaml or fabric.yaml (ld_deploy_hooks)",
+    environ: Mapping[str, str] | None = None,
+    start: Path | None = None,
+    defaults: Callable[[Settings], Iterable[tuple[str, Mapping[str, object]]]] | None = None,
+) -> Settings:
+    """Return the settings of one run. No value, whatever it is, makes it raise; None values mean not set.
+
+    Args:
+        arguments: what was given in code or on a command line.
+        outer: the fields of the deployment around this one.
+        host: Invoke's or Fabric's configuration under ``ld_deploy_hooks``; the keys that other rooms read (``tasks``,
+            ``metadata``, ``event_metadata``, ``pre_and_post``) are passed over.
+        host_name: how that configuration is named in lines and sources.
+        environ: the environment, ``os.environ`` if left out; an empty variable is not set.
+        start: where the deploy was started, the working directory if left out.
+        defaults: called with the settings so far, unless they are silent; yields plugins' names and values. An earlier
+            plugin wins.
+    """
+    environ = os.environ if environ is None else environ
+    start = _folder(start)
+    gathering = _Gathering()
+    if _is_pytest(environ):
+        gathering.found["disabled"] = (True, "pytest is running")
+    gathering.take("argument", arguments or {})
+    gathering.take("outer deployment", outer or {})
+    gathering.take_environment(environ)
+    if isinstance(host, Mapping):
+        host = {key: value for key, value in host.items() if key not in _KEYS_OF_OTHER_ROOMS}
+    gathering.take(host_name, {} if host is None else host)
+    if start is not None:
+        gathering.take_pyproject(start)
+    if defaults is not None:
+        so_far = gathering.settings(environ, start, complete=False)
+        for plugin, values in () if so_far.silent else defaults(so_far):
+            gathering.take(f"plugin {plugin}", values, plugin=plugin)
+    return gathering.settings(environ, start, complete=True)

@@ -1,0 +1,183 @@
+"""One outbox as this process uses it: its writer, its owner's lock, and its events as the sender sees them."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from ld_deploy_hooks._clock import now
+from ld_deploy_hooks._errors import OutboxError
+from ld_deploy_hooks._importing import importing
+from ld_deploy_hooks._log import internal_fault, say_once
+from ld_deploy_hooks._owner import HEARTBEAT, Death, Owner, death_of, forget_dead, owners_in
+from ld_deploy_hooks._plugins import Plugins
+from ld_deploy_hooks._records import DeploymentEvent, DeploymentRecord, Identity
+from ld_deploy_hooks._recovery import recover
+from ld_deploy_hooks._writer import Writer
+
+if TYPE_CHECKING:
+    from ld_deploy_hooks._outbox import Claimed, Outbox
+
+__all__ = ["Journal", "Store"]
+
+T = TypeVar("T")
+
+
+class Store:
+    """One outbox of this process: its writer, and this process as the owner of what it has open there.
+
+    Args:
+        path: the outbox file; None keeps everything in memory.
+
+    Raises:
+        RuntimeError: the thread cannot be started.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._owners = path.with_name(f"{path.name}.owners") if path is not None else None
+        self._owner: Owner | None = None
+        self._on_network = False
+        self.owner_id = uuid.uuid4().hex
+        self.writer: Writer[Outbox] = Writer(self._open, beat=self._beat, every=HEARTBEAT)
+
+    def _open(self) -> Outbox:
+        # Imported here, in the writer's thread: sqlite3 is no business of the caller's.
+        with importing():
+            from ld_deploy_hooks._outbox import Outbox, on_network
+
+        box = Outbox(self._path)
+        if self._path is not None and self._owners is not None:
+            self._on_network = on_network(self._path)
+            try:
+                self._owner = Owner(self._owners, self.owner_id)
+            except OSError as error:
+                box.close()
+                raise OutboxError(
+                    f"The folder {self._owners} cannot be used ({type(error).__name__}), and without it others would take "
+                    "what this process has open for left behind. Make it writable, or set LD_DEPLOY_OUTBOX to another "
+                    "place.",
+                    path=str(self._path),
+                ) from None
+        return box
+
+    def recover(
+        self, box: Outbox, *, base_uri: str | None = None, identity: Identity | None = None
+    ) -> list[DeploymentRecord]:
+        """End what dead processes left open, as a command of the writer's."""
+        return recover(box, self._death_of, base_uri=base_uri, identity=identity)
+
+    def keep_house(self, box: Outbox) -> list[DeploymentRecord]:
+        """Do once in a process what keeps the outbox in order; return what was recovered."""
+        recovered = self.recover(box)
+        dead = [owner for owner in owners_in(self._owners) if self._death_of(owner) is not None] if self._owners else []
+        box.void_leases(dead)
+        for given_up in box.prune(now=now()):
+            say_once(
+                f"The event {given_up.event_id} was given up: {given_up.reason}. It is kept in the outbox as rejected."
+            )
+        for owner in dead:
+            forget_dead(self._owners, owner)
+        return recovered
+
+    def _death_of(self, owner: str) -> Death | None:
+        if owner == self.owner_id or self._owners is None:
+            return None
+        return death_of(self._owners, owner, network=self._on_network)
+
+    def _beat(self) -> None:
+        if self._owner is not None:
+            self._owner.beat()
+
+    def close(self, timeout: float) -> None:
+        """Give every lease back and close the outbox; if that takes too long, what is open stays this process's."""
+        released = self.writer.submit(lambda box: box.release_all(self.owner_id))
+        if self.writer.close(timeout) and released.exception() is None and self._owner is not None:
+            self._owner.release()
+
+    def forget(self) -> None:
+        """In a forked child: let go of the parent's lock."""
+        if self._owner is not None:
+            self._owner.forget()
+
+
+class Journal:
+    """One store as the sender sees it: the events of one base URI, leased to this process."""
+
+    def __init__(self, store: Store, base_uri: str, plugins: Plugins) -> None:
+        self.writer = store.writer
+        self._base_uri = base_uri
+        self._owner = store.owner_id
+        self._plugins = plugins
+        self._own: set[str] = set()
+        self._sent: set[str] = set()
+
+    def owns(self, deployment_id: str) -> None:
+        """Events of this deployment go before those of others."""
+        self._own.add(deployment_id)
+
+    def claim(self, limit: int) -> list[Claimed]:
+        own = tuple(self._own)
+        items: list[Claimed] = self._ask(
+            lambda box: box.claim(base_uri=self._base_uri, owner=self._owner, now=now(), limit=limit, own=own), []
+        )
+        fresh = []
+        for item in items:
+            if item.event_id in self._sent:
+                # Delivered before, but the outbox could not take the ack then (a full disk): never send it again.
+                self.ack(item)
+            else:
+                fresh.append(item)
+        return fresh
+
+    def ack(self, item: Claimed) -> None:
+        self._sent.add(item.event_id)
+        done = self.writer.submit(lambda box: box.ack(item.id, owner=self._owner, now=now()))
+
+        def told(future: Future[bool]) -> None:
+            # False: the lease was over, so it stays known as sent.
+            if future.exception() is None and future.result():
+                self._sent.discard(item.event_id)
+            if future.exception() is None:
+                self._tell(item, self._plugins.event_delivered)
+
+        done.add_done_callback(told)
+
+    def retry_later(self, item: Claimed, next_attempt: int) -> None:
+        self.writer.submit(
+            lambda box: box.retry_later(item.id, owner=self._owner, next_attempt=next_attempt, now=now())
+        )
+
+    def release(self, item: Claimed) -> None:
+        self.writer.submit(lambda box: box.release(item.id, owner=self._owner))
+
+    def reject(self, item: Claimed, reason: str) -> None:
+        self.writer.submit(lambda box: box.reject(item.id, owner=self._owner, reason=reason, now=now()))
+        self._tell(item, lambda event: self._plugins.event_rejected(event, reason))
+
+    @staticmethod
+    def _tell(item: Claimed, tell: Callable[[DeploymentEvent], None]) -> None:
+        try:
+            tell(DeploymentEvent.from_json(item.payload))
+        except Exception as error:
+            # What another version wrote may break today's rules; it was delivered or refused all the same.
+            internal_fault("Telling plugins of an event that was sent", error)
+
+    def make_due(self) -> None:
+        self.writer.submit(lambda box: box.make_due(self._base_uri, now=now()))
+
+    def next_due(self) -> int | None:
+        return self._ask(lambda box: box.next_due(base_uri=self._base_uri, now=now()), None)
+
+    def pending(self, timeout: float) -> int:
+        return self.writer.submit(lambda box: box.counts(base_uri=self._base_uri).pending).result(timeout)
+
+    def _ask(self, question: Callable[[Outbox], T], otherwise: T) -> T:
+        try:
+            return self.writer.submit(question).result()
+        except OutboxError:
+            # Whoever records has said it; without a store there is nothing to send from it.
+            return otherwise
