@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
+from ld_deploy_hooks import _clock  # noqa: F401  (bound now: deploy code may patch `time` before it enters a block)
 from ld_deploy_hooks._decorator import decorate
 from ld_deploy_hooks._door import surroundings_of
 from ld_deploy_hooks._entries import (

@@ -7,14 +7,18 @@ file, and pids lie across namespaces. The file's mtime is the process's heartbea
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import stat
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+from ld_deploy_hooks._importing import importing
 
 __all__ = ["HEARTBEAT", "Death", "Owner", "death_of", "forget_dead", "owners_in"]
 
@@ -35,11 +39,11 @@ class Death:
 
 
 class Owner:
-    """This process, as others can see that it lives.
+    """This process, as others can see that it lives. A forked child lets go of it, and is no owner.
 
     Args:
         folder: where the files of all owners are; made if it is not there.
-        id: what this process calls itself in the outbox.
+        id: what this process calls itself in the outbox; no other owner ever does.
 
     Raises:
         OSError: the file cannot be made or locked.
@@ -49,10 +53,16 @@ class Owner:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._path = folder / id
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
-        self._file: int | None = os.open(self._path, flags, 0o600)
+        # A fork waits for it, and finds it among the files.
+        with importing():
+            self._file = os.open(self._path, flags, 0o600)
+            _files.add(self._file)
         try:
             _lock(self._file)
             os.write(self._file, _machine().encode())
+            # Somebody may have taken it for a dead one's before it was locked: nobody would see the lock.
+            if not os.path.samestat(os.fstat(self._file), self._path.stat()):
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         except OSError:
             self.release()
             raise
@@ -60,20 +70,37 @@ class Owner:
     def beat(self) -> None:
         """Say that this process is alive now."""
         with suppress(OSError):
-            os.utime(self._path)
+            os.utime(self._file if os.utime in os.supports_fd else self._path)
+
+    def clock(self) -> float:
+        """Return the time of the disk that the files are on, in Unix seconds: another host's, on a network."""
+        self.beat()
+        return os.fstat(self._file).st_mtime
 
     def release(self) -> None:
         """Remove the file: nothing that this process has open is left behind."""
         with suppress(OSError):
             self._path.unlink()
-        self.forget()
-
-    def forget(self) -> None:
-        """Close this process's descriptor of the lock; in a forked child, so that it does not keep a dead parent alive."""
-        if self._file is not None:
+        # In a forked child it is closed already, and the number may be another file's.
+        if self._file in _files:
+            _files.discard(self._file)
             with suppress(OSError):
                 os.close(self._file)
-            self._file = None
+
+
+# The locks of this process: a child that kept them would keep a dead parent alive.
+_files: set[int] = set()
+
+
+def _after_fork_in_child() -> None:
+    for file in _files:
+        with suppress(OSError):
+            os.close(file)
+    _files.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def owners_in(folder: Path) -> list[str]:
@@ -91,13 +118,16 @@ def forget_dead(folder: Path | None, owner: str) -> None:
             (folder / owner).unlink()
 
 
-def death_of(folder: Path, owner: str, *, network: bool) -> Death | None:
+def death_of(
+    folder: Path, owner: str, *, network: bool, clock: Callable[[], float] = time.time
+) -> Death | None:
     """Return the death of an owner; None while it lives, or may.
 
     Args:
         folder: where the files of all owners are.
         owner: its id.
         network: whether ``folder`` is on a network file system, whose locks prove nothing about other hosts.
+        clock: the time that heartbeats are measured by, in Unix seconds.
     """
     path = folder / owner
     try:
@@ -113,7 +143,7 @@ def death_of(folder: Path, owner: str, *, network: bool) -> Death | None:
         if not network and _is_of_this_machine(os.read(file, 500).decode("utf-8", "replace")):
             alive = not _is_free(file)
         else:
-            alive = time.time() - status.st_mtime < _TIME_TO_LIVE
+            alive = clock() - status.st_mtime < _TIME_TO_LIVE
         return None if alive else Death(int(status.st_mtime * 1000))
     finally:
         os.close(file)

@@ -13,7 +13,6 @@ from ld_deploy_hooks._clock import monotonic, now
 from ld_deploy_hooks._errors import OutboxError
 from ld_deploy_hooks._importing import importing
 from ld_deploy_hooks._log import internal_fault, say_once
-from ld_deploy_hooks._plugins import Plugins
 from ld_deploy_hooks._records import DeploymentEvent, DeploymentRecord
 from ld_deploy_hooks._recovery import details_of
 from ld_deploy_hooks._sender import Sender
@@ -24,6 +23,7 @@ from ld_deploy_hooks._version import __version__
 if TYPE_CHECKING:
     from ld_deploy_hooks._launchdarkly import Client
     from ld_deploy_hooks._outbox import Outbox
+    from ld_deploy_hooks._plugins import Plugins
 
 __all__ = ["Recorder"]
 

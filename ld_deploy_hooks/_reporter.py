@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ld_deploy_hooks._clock import monotonic
 from ld_deploy_hooks._log import internal_fault, logger
-from ld_deploy_hooks._plugins import Plugins
 from ld_deploy_hooks._recorder import Recorder
 from ld_deploy_hooks._settings import Settings
 from ld_deploy_hooks._store import Store
 
 if TYPE_CHECKING:
     from ld_deploy_hooks._outbox import Outbox
+    from ld_deploy_hooks._plugins import Plugins
 
 __all__ = ["ask_outbox", "close_all", "flush_all", "lines_left", "plugins_for", "reporter_for"]
 
@@ -43,6 +43,9 @@ def plugins_for(settings: Settings) -> Plugins:
     key = (settings.plugins, settings.plugin_autoload)
     with _lock:
         if key not in _plugins:
+            # Here, so that a dry or disabled run does not pay for pluggy.
+            from ld_deploy_hooks._plugins import Plugins
+
             _plugins[key] = Plugins.load(names=settings.plugins, autoload=settings.plugin_autoload, directory=None)
         return _plugins[key]
 
@@ -138,8 +141,6 @@ def _after_fork_in_child() -> None:
     global _lock
     _lock = threading.RLock()
     _inherited.extend(_reporters.values())
-    for store in _stores.values():
-        store.forget()
     _reporters.clear()
     _stores.clear()
     _plugins.clear()

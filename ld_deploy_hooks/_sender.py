@@ -28,6 +28,8 @@ _BACKOFF_ACROSS_RUNS = 900.0
 _TRIES_OF_ONE_RUN = 8
 # Seconds between two looks at how far a flush has come.
 _MEANWHILE = 0.1
+# Seconds after which it is looked again at what another process is sending, while somebody waits for it.
+_ELSEWHERE = 0.05
 # How many identities are sent side by side once the service has accepted a first event.
 _WIDTH = 8
 
@@ -79,6 +81,8 @@ class Source(Protocol):
     def make_due(self) -> None: ...
 
     def next_due(self) -> int | None: ...
+
+    def is_busy_elsewhere(self) -> bool: ...
 
 
 @dataclass(eq=False)
@@ -293,6 +297,10 @@ class Sender:
             wait = min(wait, max(flight.started + ATTEMPT - here, 0.01))
         for flush in list(self._flushes):
             hopeless = not self._flights and (due is None or due > flush.deadline)
+            if hopeless and due is not None and any(source.is_busy_elsewhere() for source in self._sources):
+                # What another process is sending, or what waits behind it, may be due again in a moment.
+                hopeless = False
+                wait = min(wait, _ELSEWHERE)
             if hopeless or here >= flush.deadline:
                 flush.done.set()
                 self._flushes.remove(flush)

@@ -1,7 +1,7 @@
 """SIGTERM and SIGHUP, transparently: what is open is told before the process dies of the signal as it would have.
 
-Raising SystemExit from the handler is not enough: Invoke's and Fabric's waits for a command let go of it only after many seconds. So
-the handler itself has the end told, puts the old handler back, and delivers the signal again.
+Raising SystemExit from the handler is not enough: Invoke's and Fabric's waits for a command let go of it only after
+many seconds. So the handler itself has the end told, puts the old handler back, and delivers the signal again.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ class Signals:
     """The handlers of this process, from its first open deployment to its last.
 
     Args:
-        cut_off: tells what is open as cancelled by a signal, waits for that, bounded, and must not take any lock that the
-            interrupted thread may hold.
-        note: keeps in mind that a signal came, which counts if what is open fails after it; takes no lock either, and waits for nothing.
+        cut_off: tells what is open as cancelled by a signal, waits for that, bounded, and must not take any lock that
+            the interrupted thread may hold.
+        note: keeps in mind that a signal came, which counts if what is open fails after it; takes no lock either, and
+            waits for nothing.
     """
 
     def __init__(self, cut_off: Callable[[int], None], note: Callable[[int], None]) -> None:
         self._cut_off = cut_off
         self._note = note
-        self._before: dict[int, Any] = {}
         self._telling = False
 
     def watch(self) -> None:
@@ -39,32 +39,53 @@ class Signals:
             return
         for number in _numbers():
             before = signal.getsignal(number)
-            if before == self._handle or not _may_replace(before):
-                continue
-            self._before[number] = before
-            signal.signal(number, self._handle)
+            if not isinstance(before, _Handler) and _may_replace(before):
+                signal.signal(number, _Handler(before, self._is_over, self._is_noted))
 
     def release(self) -> None:
         """Put the old handlers back where ours is still in place; in another thread, ours stays as a pass-through."""
         if threading.current_thread() is not threading.main_thread():
             return
-        for number in list(self._before):
-            if signal.getsignal(number) == self._handle:
-                signal.signal(number, self._before.pop(number))
+        for number in _numbers():
+            handler = signal.getsignal(number)
+            if isinstance(handler, _Handler):
+                signal.signal(number, handler.before)
 
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        before = self._before.get(number, signal.SIG_DFL)
-        if callable(before):
-            # The user's own, which may well let the deploy go on: nothing is told yet.
-            self._note(number)
-            before(number, frame)
-            return
+    def _is_over(self, number: int) -> None:
+        # A second signal is delivered at once: whoever sends it does not want to wait.
         if not self._telling:
             self._telling = True
             self._cut_off(number)
-        # A second signal comes here at once: whoever sends it does not want to wait.
-        signal.signal(number, before)
-        os.kill(os.getpid(), number)
+
+    def _is_noted(self, number: int) -> None:
+        if not self._telling:
+            self._note(number)
+
+
+class _Handler:
+    """In the place of one other, which it knows for itself: the user's own may keep this one, and call it later.
+
+    Args:
+        before: what it took the place of.
+        dies: called before the process dies of the signal.
+        lives: called before the user's own handler is, which may well let the deploy go on.
+    """
+
+    def __init__(self, before: Any, dies: Callable[[int], None], lives: Callable[[int], None]) -> None:
+        self.before = before
+        self._dies = dies
+        self._lives = lives
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        if callable(self.before):
+            self._lives(number)
+            self.before(number, frame)
+            return
+        try:
+            self._dies(number)
+        finally:
+            signal.signal(number, self.before)
+            os.kill(os.getpid(), number)
 
 
 def _numbers() -> list[int]:
@@ -74,8 +95,9 @@ def _numbers() -> list[int]:
 def _may_replace(handler: Any) -> bool:
     """Whether ours may take the place of ``handler``.
 
-    Never of SIG_IGN (nohup) nor of one that was not set from Python (None). Never of the default one as process 1, a container's
-    command: the kernel drops the signal that is delivered again there, and the deploy would go on after it was told as failed.
+    Never of SIG_IGN (nohup) nor of one that was not set from Python (None). Never of the default one as process 1, a
+    container's command: the kernel drops the signal that is delivered again there, and the deploy would go on after it
+    was told as failed.
     """
     if handler is signal.SIG_DFL:
         return os.getpid() != 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -13,13 +14,13 @@ from ld_deploy_hooks._errors import OutboxError
 from ld_deploy_hooks._importing import importing
 from ld_deploy_hooks._log import internal_fault, say_once
 from ld_deploy_hooks._owner import HEARTBEAT, Death, Owner, death_of, forget_dead, owners_in
-from ld_deploy_hooks._plugins import Plugins
 from ld_deploy_hooks._records import DeploymentEvent, DeploymentRecord, Identity
 from ld_deploy_hooks._recovery import recover
 from ld_deploy_hooks._writer import Writer
 
 if TYPE_CHECKING:
     from ld_deploy_hooks._outbox import Claimed, Outbox
+    from ld_deploy_hooks._plugins import Plugins
 
 __all__ = ["Journal", "Store"]
 
@@ -86,7 +87,8 @@ class Store:
     def _death_of(self, owner: str) -> Death | None:
         if owner == self.owner_id or self._owners is None:
             return None
-        return death_of(self._owners, owner, network=self._on_network)
+        clock = self._owner.clock if self._owner is not None else time.time
+        return death_of(self._owners, owner, network=self._on_network, clock=clock)
 
     def _beat(self) -> None:
         if self._owner is not None:
@@ -97,11 +99,6 @@ class Store:
         released = self.writer.submit(lambda box: box.release_all(self.owner_id))
         if self.writer.close(timeout) and released.exception() is None and self._owner is not None:
             self._owner.release()
-
-    def forget(self) -> None:
-        """In a forked child: let go of the parent's lock."""
-        if self._owner is not None:
-            self._owner.forget()
 
 
 class Journal:
@@ -171,6 +168,9 @@ class Journal:
 
     def next_due(self) -> int | None:
         return self._ask(lambda box: box.next_due(base_uri=self._base_uri, now=now()), None)
+
+    def is_busy_elsewhere(self) -> bool:
+        return self._ask(lambda box: box.is_leased(base_uri=self._base_uri, owner=self._owner, now=now()), False)
 
     def pending(self, timeout: float) -> int:
         return self.writer.submit(lambda box: box.counts(base_uri=self._base_uri).pending).result(timeout)

@@ -15,7 +15,7 @@ import functools
 import inspect
 import sys
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, cast
 
@@ -160,13 +160,18 @@ class Deploying:
 
     def _names_of(self, call: Any) -> list[str]:
         """Return every name that the call's task has on the command line, the one that it was called by first."""
-        names = [call.called_as] if call.called_as else []
-        for name, aliases in self.collection.task_names.items():
-            # Not ==, which takes tasks of one name for the same when a decorator of the user's made both bodies; not
-            # `is`, since Invoke deep-copies the tasks of a module's namespace.
-            if self.collection[name].body is call.task.body:
-                names += [name, *aliases]
+        called_as = call.called_as
+        if called_as:
+            others = (names for names in self._all_names() if called_as in names)
+            return [called_as, *next(others, ())]
+        # A pre or post task. Not ==, which takes tasks of one name for the same when a decorator of the user's made
+        # both bodies; not `is`, since Invoke deep-copies the tasks of a module's namespace.
+        body = call.task.body
+        names = [name for names in self._all_names() if self.collection[names[0]].body is body for name in names]
         return names or [call.task.name]
+
+    def _all_names(self) -> Iterator[list[str]]:
+        return ([name, *aliases] for name, aliases in self.collection.task_names.items())
 
     def _entered_with(self, call: Any, path: str | None, entry: Mapping[str, Any]) -> Call:
         """Return the call with a plain Context that carries the main call's configuration: a pre task's does not."""

@@ -58,8 +58,8 @@ class Ran:
     Attributes:
         status: the exit status.
         out: stdout.
-        err: stderr, without the console plugin's lines.
-        told: the events, each as :func:`told` puts it.
+        err: stderr.
+        told: the events, by application, each as :func:`told` puts it.
     """
 
     status: int
@@ -119,7 +119,9 @@ class Project:
         """Run a command line and wait for it; events of earlier ones are not told again."""
         before = len(self.server.events)
         done = self._run(command, self.env(env))
-        return Ran(done.returncode, done.stdout, done.stderr, [told(one) for one in self.server.events[before:]])
+        # Only events of one identity have an order.
+        events = sorted(self.server.events[before:], key=lambda event: str(event["applicationKey"]))
+        return Ran(done.returncode, done.stdout, done.stderr, [told(one) for one in events])
 
     def without_us(self, *command: str, **env: str) -> Ran:
         """Run the same with a package in our place that does nothing."""

@@ -493,13 +493,13 @@ def test_an_answer_that_never_pauses_is_given_up_in_time() -> None:
 def test_an_answer_that_drips_and_then_stops_is_given_up_in_time() -> None:
     def write(connection: socket.socket, stopping: threading.Event) -> None:
         connection.sendall(b"HTTP/1.1 400 Bad\r\nContent-Length: 9999\r\n\r\n")
-        stopping.wait(0.3)
+        stopping.wait(0.7)
         connection.sendall(b"{")
         stopping.wait()
 
     started = time.monotonic()
-    assert post(write, read_timeout=0.4).outcome == "rejected"
-    assert time.monotonic() - started < 0.65
+    assert post(write, read_timeout=0.8).outcome == "rejected"
+    assert time.monotonic() - started < 1.4
 
 
 def test_odd_headers_are_not_logged(caplog: pytest.LogCaptureFixture) -> None:
@@ -878,7 +878,7 @@ def test_the_token_is_in_no_repr() -> None:
 
 def test_an_outcome_is_a_plain_string() -> None:
     assert f"{Outcome.RETRY}" == "retry"
-    assert Outcome.RETRY == "retry"
+    assert {"retry": 1}[Outcome.RETRY] == 1
 
 
 def test_requests_waits_for_the_first_request(run_python: Callable[..., Any]) -> None:

@@ -192,7 +192,7 @@ def test_containers_that_share_their_content_do_not_explode() -> None:
 
 class Meta(type):
     @property
-    def __name__(cls) -> str:  # type: ignore[override]
+    def __name__(cls) -> str:  # type: ignore[misc]
         raise RuntimeError("secret")
 
 

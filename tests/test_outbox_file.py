@@ -393,14 +393,15 @@ def test_root_leaves_alone_what_belongs_to_a_user(path: Path, which: str) -> Non
 
 
 AS_NOBODY = f"""
-import os, sys
+import os, sys, tempfile
 from pathlib import Path
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from outbox_kit import *
 from ld_deploy_hooks._errors import OutboxError
 path = Path(sys.argv[1])
-# All is imported: nobody may not be able to read where it comes from.
-opened(None).__enter__().close()
+# All is imported now: nobody may not be able to read where it comes from.
+with tempfile.TemporaryDirectory() as other, opened(Path(other, "outbox.db")):
+    pass
 os.setgroups([])
 os.setgid({NOBODY})
 os.setuid({NOBODY})

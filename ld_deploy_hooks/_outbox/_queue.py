@@ -293,6 +293,15 @@ class Queue:
                 *(base_uri, now),
             )
 
+    def is_leased(self, *, base_uri: str, owner: str, now: int) -> bool:
+        """Return whether somebody else than ``owner`` is sending anything at this moment."""
+        return bool(
+            self._database.rows(
+                "SELECT 1 FROM events WHERE state = 'waiting' AND base_uri = ? AND lease_owner <> ? AND due > ? LIMIT 1",
+                *(base_uri, owner, now),
+            )
+        )
+
     def next_due(self, *, base_uri: str, now: int) -> int | None:
         """Return when something can be claimed (Unix milliseconds, ``now`` at the earliest), None if nothing waits."""
         ((due,),) = self._database.rows(
