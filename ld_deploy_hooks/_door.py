@@ -81,8 +81,8 @@ def host_room() -> HostRoom | None:
 
 def _pass_over(host: str, error: Exception) -> None:
     say_once(
-        f"The {host} that is loaded here is not one that ld-deploy-hooks knows ({type(error).__name__}): its tasks, hosts "
-        "and configuration are passed over, and deployments are told as in plain Python."
+        f"The {host} that is loaded here is not one that ld-deploy-hooks knows ({type(error).__name__}): its tasks, "
+        "hosts and configuration are passed over, and deployments are told as in plain Python."
     )
 
 

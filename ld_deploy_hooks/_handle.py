@@ -119,8 +119,8 @@ class Deployment:
             named = connection_labels([*succeeded, *failed])
         except Exception as error:
             say_once(
-                f"record_group() got a {type(group_result).__name__} that cannot be read ({type(error).__name__}), so its "
-                "hosts are not told. Give it a Fabric GroupResult, or the result of a GroupException."
+                f"record_group() got a {type(group_result).__name__} that cannot be read ({type(error).__name__}), so "
+                "its hosts are not told. Give it a Fabric GroupResult, or the result of a GroupException."
             )
             return
         for host in named[: len(succeeded)]:

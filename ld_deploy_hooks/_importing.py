@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+# Before a fork the hooks run in the reverse order of their registration: logging's own, which takes its lock, is to
+# come after ours, or a thread that logs while it imports would wait for it.
+import logging  # noqa: F401
 import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-
-# Before a fork the hooks run in the reverse order of their registration: logging's own, which takes its lock, is to come
-# after ours, or a thread that logs while it imports would wait for it.
-from ld_deploy_hooks._log import logger as logger
 
 __all__ = ["importing"]
 

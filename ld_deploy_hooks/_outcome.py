@@ -36,7 +36,7 @@ class Outcome:
         self._opener = (verdict, error)
 
     def joiner_left(self, verdict: Verdict, error: BaseException | None, *, inner: bool) -> None:
-        """Note how a joiner left; ``inner``: in the opener's own thread and task, where the opener may catch a failure."""
+        """Note how a joiner left; ``inner``: in the opener's own thread and task, where that may catch a failure."""
         if verdict.failed and self._joiner is None and not (inner and self._opener is None):
             self._joiner = (verdict, error)
 

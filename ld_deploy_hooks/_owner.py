@@ -118,9 +118,7 @@ def forget_dead(folder: Path | None, owner: str) -> None:
             (folder / owner).unlink()
 
 
-def death_of(
-    folder: Path, owner: str, *, network: bool, clock: Callable[[], float] = time.time
-) -> Death | None:
+def death_of(folder: Path, owner: str, *, network: bool, clock: Callable[[], float] = time.time) -> Death | None:
     """Return the death of an owner; None while it lives, or may.
 
     Args:

@@ -23,6 +23,6 @@ def parent_identity() -> Identity | None:
         return Identity(*map(str, json.loads(text)["identity"]))
     except (ValueError, TypeError, KeyError, RecursionError):
         say_once(
-            f"{PARENT} does not hold what `ld-deploy run` exports; it is ignored, and this deployment is told by itself."
+            f"{PARENT} does not hold what `ld-deploy run` exports; it is passed over, and this deployment told by itself."
         )
         return None

@@ -179,8 +179,8 @@ class Recorder:
                 )
         except FutureTimeoutError:
             lines.append(
-                f"The outbox {self.settings.outbox} did not answer in time, so it is not known what waits in it, and the "
-                "last events of this run may be lost. Another process may hold it: see with `ld-deploy status`."
+                f"The outbox {self.settings.outbox} did not answer in time, so it is not known what waits in it, and "
+                "the last events of this run may be lost. Another process may hold it: see with `ld-deploy status`."
             )
         except OutboxError as error:
             if self._spare is None:

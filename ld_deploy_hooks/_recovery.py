@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import time
 import uuid
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from ld_deploy_hooks._clock import now
+from ld_deploy_hooks._errors import OutboxError
+from ld_deploy_hooks._log import internal_fault
 from ld_deploy_hooks._owner import Death
 from ld_deploy_hooks._records import DeploymentEvent, DeploymentRecord, EventType, Identity
 from ld_deploy_hooks._version import __version__
@@ -49,10 +51,17 @@ def recover(
         if left.owner not in deaths:
             deaths[left.owner] = death_of(left.owner)
         death = deaths[left.owner]
-        if death is not None:
+        if death is None:
+            continue
+        try:
             event = _killed(left, death)
-            if box.end_deployment(id=left.id, event=event, now=int(time.time() * 1000)):
+            if box.end_deployment(id=left.id, event=event, now=now()):
                 ended.append(_record(left, event))
+        except OutboxError:
+            raise
+        except Exception as error:
+            # What another version has left there; it may not stand in the way of the deployment that starts.
+            internal_fault("Recovering a deployment", error)
     box.void_leases([owner for owner, death in deaths.items() if death is not None])
     return ended
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -135,6 +136,18 @@ def _at_exit() -> None:
             internal_fault("Waiting for events at exit", error)
     with suppress(KeyboardInterrupt):
         close_all()
+    _still_interrupted()
+
+
+def _still_interrupted() -> None:
+    """Let a process that Ctrl-C ends die of SIGINT all the same.
+
+    Python remembers at its end that a KeyboardInterrupt left the main program, but forgets it when anybody executes
+    source text in between, as imports in our threads do (dataclasses, named tuples). This makes it remember.
+    """
+    if getattr(sys, "last_type", None) is KeyboardInterrupt and not hasattr(sys, "ps1") and not sys.flags.interactive:
+        with suppress(KeyboardInterrupt):
+            exec("raise KeyboardInterrupt")
 
 
 def _after_fork_in_child() -> None:

@@ -81,6 +81,8 @@ class Run:
         self._reporter: Recorder
         self._events: Events
         self._inside = 1
+        self._way_out: tuple[Verdict, BaseException | None] = (FINISHED, None)
+        # Set when its end has been handed over.
         self._over = threading.Event()
         with _lock:
             _present.append(self)
@@ -142,9 +144,10 @@ class Run:
             event = self._event(EventType.STARTED, self.started_at, self.plan.event_metadata)
         except DropEvent:
             return None
+        record = self.record()
         _signals.watch()
         self._told = True
-        return self._reporter.started(event, self.record())
+        return self._reporter.started(event, record)
 
     def _on_disk(self, recorded: Future[Any]) -> None:
         error = recorded.exception()
@@ -232,29 +235,28 @@ class Run:
                 return None
             if run.state != "started":
                 return None
-            verdict, error = run.outcome.verdict()
-            run._finish(verdict)
-        return run._end(verdict, error)
+            run._finish(*run.outcome.verdict())
+        return run._end()
 
     def cut_off(self) -> None:
         """End the run from outside, because its process ends while somebody is still inside."""
-        verdict = Verdict(failed=True, reason="killed" if self.outcome.signal is None else "cancelled")
         with _lock:
             self._inside = 0
             if self.state == "pending" or not self.is_ours:
                 return
-            started = self.state == "started"
-            if started:
-                self._finish(verdict)
-        if started:
-            self._end(verdict, None)
-        else:
-            # Another thread is just about to tell how it ended.
-            self._over.wait(_ENDING)
+            ended_already = self.state != "started"
+            if not ended_already:
+                reason = "killed" if self.outcome.signal is None else "cancelled"
+                self._finish(Verdict(failed=True, reason=reason), None)
+        # Another thread may be just about to tell it; or Ctrl-C came in between.
+        if not (ended_already and self._over.wait(_ENDING)):
+            self._end()
 
-    def _finish(self, verdict: Verdict) -> None:
-        self.state = "failed" if verdict.failed else "finished"
+    def _finish(self, verdict: Verdict, error: BaseException | None) -> None:
+        self._way_out = (verdict, error)
         self.ended_at = self._now_at_least()
+        # Last: until here Ctrl-C leaves it open, for the exit to end.
+        self.state = "failed" if verdict.failed else "finished"
 
     def cancel(self, number: int) -> Future[bool] | None:
         """Tell the end of a run that a signal is about to kill; takes no lock, as a signal handler must not."""
@@ -279,13 +281,15 @@ class Run:
         elapsed = int((monotonic() - self._started) * 1000)
         return max(now(), (self.started_at or 0) + elapsed)
 
-    def _end(self, verdict: Verdict, error: BaseException | None) -> Future[bool] | None:
+    def _end(self) -> Future[bool] | None:
         try:
             if self._told and not self._told_by_parent:
-                return self._tell_end(verdict, error)
+                return self._tell_end(*self._way_out)
         except Exception as fault:
             internal_fault("Ending a deployment", fault)
         finally:
+            # The exception leads to the frames of the deploy, which must not live on for our sake.
+            self._way_out = (FINISHED, None)
             self._over.set()
             with _lock:
                 if self in _present:
@@ -337,15 +341,14 @@ class Run:
     def _tell_end(self, verdict: Verdict, error: BaseException | None) -> Future[bool]:
         assert self.ended_at is not None
         try:
-            event = self._ending(verdict, self.ended_at)
+            return self._reporter.ended(self._ending(verdict, self.ended_at), self.record(verdict), error)
         except BaseException as fault:
-            # Ctrl-C while a plugin was asked, or a fault: the end is told all the same, without them.
+            # Ctrl-C meanwhile, or a fault: the end is told all the same, without asking plugins. Twice counts once.
             future = self._reporter.ended(self._ending(verdict, self.ended_at, ask=False), self.record(verdict), error)
             if not isinstance(fault, Exception):
                 raise
-            internal_fault("Making the event of an end", fault)
+            internal_fault("Telling an end", fault)
             return future
-        return self._reporter.ended(event, self.record(verdict), error)
 
     def _ending(self, verdict: Verdict, at: int, *, ask: bool = True) -> DeploymentEvent:
         assert self.started_at is not None

@@ -24,14 +24,20 @@ ATTEMPT = 15.0
 _BACKOFF_FIRST = 0.5
 _BACKOFF_MOST = 60.0
 _BACKOFF_ACROSS_RUNS = 900.0
-# Attempts after which an event has outlived the process that recorded it, mostly.
-_TRIES_OF_ONE_RUN = 8
+# How the jitter of a rate limit grows with each refusal, and its end.
+_JITTER, _JITTER_MOST = 0.5, 10.0
+# No hold-back of another run is longer than what the client makes of any hint, and the jitter.
+_HOLD_MOST = 300.0 + _JITTER_MOST
 # Seconds between two looks at how far a flush has come.
 _MEANWHILE = 0.1
 # Seconds after which it is looked again at what another process is sending, while somebody waits for it.
 _ELSEWHERE = 0.05
-# How many identities are sent side by side once the service has accepted a first event.
+# Seconds until the next look when something is due and cannot be had: the disk is full, another process is faster.
+_PAUSE_FIRST, _PAUSE_MOST = 0.01, 5.0
+# How many identities are sent side by side once the service has accepted a first event; one more is for the events of
+# the deploy that runs, which do not wait for others'.
 _WIDTH = 8
+_OWN_WAITS = 0.25
 
 
 class Item(Protocol):
@@ -43,12 +49,18 @@ class Item(Protocol):
     @property
     def tries(self) -> int: ...
 
+    @property
+    def recorded_at(self) -> int: ...
+
 
 class Answer(Protocol):
     """What the client says of one attempt."""
 
     @property
     def outcome(self) -> str: ...
+
+    @property
+    def status(self) -> int | None: ...
 
     @property
     def line(self) -> str: ...
@@ -68,7 +80,9 @@ class Client(Protocol):
 class Source(Protocol):
     """Where events come from, and where their fate is kept. Times are Unix milliseconds."""
 
-    def claim(self, limit: int) -> Sequence[Any]: ...
+    def claim(self, limit: int, *, own_only: bool) -> Sequence[Any]: ...
+
+    def is_own(self, item: Any) -> bool: ...
 
     def ack(self, item: Any) -> None: ...
 
@@ -81,6 +95,10 @@ class Source(Protocol):
     def make_due(self) -> None: ...
 
     def next_due(self) -> int | None: ...
+
+    def hold(self, until: int) -> None: ...
+
+    def held_until(self) -> int: ...
 
     def is_busy_elsewhere(self) -> bool: ...
 
@@ -100,15 +118,13 @@ class _Attempt:
 
 
 class Sender:
-    """Delivers what its sources hold, oldest first within an identity.
+    """Delivers what its sources hold, oldest first within an identity, from the first :meth:`wake` or flush on.
+
+    Where no thread can be started it is stopped from the beginning, and everything waits for another process.
 
     Args:
         sources: asked in this order.
-        make_client: called in a worker thread at its first attempt, since importing requests takes a quarter of a
-            second.
-
-    Raises:
-        RuntimeError: the thread cannot be started.
+        make_client: called in a worker thread, since importing requests takes a quarter of a second.
     """
 
     def __init__(self, sources: Sequence[Source], make_client: Callable[[], Client]) -> None:
@@ -116,11 +132,13 @@ class Sender:
         self._make_client = make_client
         self._client: Client | None = None
         self._client_lock = threading.Lock()
-        self._inbox: SimpleQueue[tuple[_Attempt, Answer | None] | _Flush | None] = SimpleQueue()
+        self._inbox: SimpleQueue[tuple[_Attempt, Answer | Exception] | _Flush | None] = SimpleQueue()
         self._flights: list[_Attempt] = []
         self._idle: list[SimpleQueue[_Attempt | None]] = []
         self._flushes: list[_Flush] = []
         self._accepted_one = False
+        self._began = now()
+        self._pause = 0.0
         self._held_until = 0.0
         self._refusals = 0
         self._muted = False
@@ -129,7 +147,18 @@ class Sender:
         # What the last attempt that failed met with, until one succeeds.
         self.trouble: str | None = None
         self._thread = threading.Thread(target=self._run, name="ld-deploy-sender", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+            # At once: from Python 3.12 on a process that is about to exit starts no thread.
+            self._idle.append(self._hire())
+        except RuntimeError:
+            self._closed = True
+            self._inbox.put(None)
+            self.stopped = (
+                "No thread could be started to send events, so this process sends none. Raise the limit of threads or "
+                "of memory."
+            )
+            self._say(self.stopped)
 
     def wake(self) -> None:
         """Say that something may be due."""
@@ -162,7 +191,8 @@ class Sender:
         """
         self._muted = self._closed = True
         self._inbox.put(None)
-        self._thread.join(timeout)
+        if self._thread.ident is not None:
+            self._thread.join(timeout)
 
     def _say(self, line: str) -> None:
         if not self._muted:
@@ -170,10 +200,15 @@ class Sender:
 
     def _run(self) -> None:
         try:
-            # What an earlier run has put off is tried once by a new one, whatever its backoff.
-            for source in self._sources:
-                source.make_due()
-            wait = 0.0
+            self._receive(None)
+            if not self._closed:
+                # What an earlier run has put off is tried once by a new one, whatever its backoff; but not while the
+                # service has asked for patience.
+                for source in self._sources:
+                    source.make_due()
+                    held = min((source.held_until() - self._began) / 1000, _HOLD_MOST)
+                    self._held_until = max(self._held_until, monotonic() + held)
+            wait: float | None = 0.0
             while not self._closed:
                 self._receive(wait)
                 self._give_up_on_slow_attempts()
@@ -191,9 +226,11 @@ class Sender:
             if self._client is not None:
                 self._client.close()
 
-    def _receive(self, wait: float) -> None:
+    def _receive(self, wait: float | None) -> None:
+        """Take in what has come; if nothing has, wait so many seconds for it, or for ever (None)."""
         try:
-            message = self._inbox.get(timeout=wait) if wait > 0 else self._inbox.get_nowait()
+            message = self._inbox.get(timeout=wait) if wait is None or wait > 0 else self._inbox.get_nowait()
+            self._pause = 0.0
             while True:
                 if isinstance(message, _Flush):
                     self._flushes.append(message)
@@ -203,23 +240,22 @@ class Sender:
         except Empty:
             pass
 
-    def _land(self, attempt: _Attempt, answer: Answer | None) -> None:
+    def _land(self, attempt: _Attempt, answer: Answer | Exception) -> None:
         if attempt in self._flights:
             self._flights.remove(attempt)
             self._idle.append(attempt.worker)
         else:
             attempt.worker.put(None)
-            if answer is None or answer.outcome != "accepted":
+            if isinstance(answer, Exception) or answer.outcome != "accepted":
                 # Given up before, and put off then: only a late success changes anything.
                 return
-        if answer is None:
+        if isinstance(answer, Exception):
+            if not self._muted:
+                internal_fault("Sending an event", answer)
             self._put_off(attempt)
             return
-        if answer.hold_back is not None:
-            self._refusals += 1
-            # The jitter grows with every refusal, so that many clients of one token spread out.
-            held = monotonic() + answer.hold_back + random.uniform(0, 0.5 * self._refusals)
-            self._held_until = max(self._held_until, held)
+        if answer.hold_back is not None or answer.status == 429:
+            self._hold_back(answer.hold_back)
         self.trouble = answer.line if answer.outcome == "retry" else None
         if answer.outcome == "accepted":
             attempt.source.ack(attempt.item)
@@ -240,29 +276,60 @@ class Sender:
         else:
             self._put_off(attempt)
 
+    def _hold_back(self, hint: float | None) -> None:
+        """Send nothing for a while, with this token: the service has asked for it, and may have said for how long."""
+        self._refusals += 1
+        if hint is None:
+            hint = _backoff(self._refusals, _BACKOFF_MOST)
+        # The jitter grows with every refusal, so that many clients of one token spread out.
+        hint += random.uniform(0, min(_JITTER * self._refusals, _JITTER_MOST))
+        self._held_until = max(self._held_until, monotonic() + hint)
+        for source in self._sources:
+            source.hold(now() + int((self._held_until - monotonic()) * 1000))
+
     def _put_off(self, attempt: _Attempt) -> None:
-        tries = attempt.item.tries
-        most = _BACKOFF_MOST if tries < _TRIES_OF_ONE_RUN else _BACKOFF_ACROSS_RUNS
-        delay = random.uniform(0, min(most, _BACKOFF_FIRST * 2 ** min(tries, 16)))
-        attempt.source.retry_later(attempt.item, now() + int(delay * 1000))
+        item = attempt.item
+        # An event that an earlier run has recorded, and tried in vain, has time.
+        most = _BACKOFF_MOST if item.recorded_at >= self._began else _BACKOFF_ACROSS_RUNS
+        attempt.source.retry_later(item, now() + int(_backoff(item.tries, most) * 1000))
 
     def _give_up_on_slow_attempts(self) -> None:
         late = monotonic() - ATTEMPT
         for attempt in [flight for flight in self._flights if flight.started <= late]:
             self._flights.remove(attempt)
+            self.trouble = f"No answer came within {ATTEMPT:.0f} s"
             self._put_off(attempt)
 
     def _dispatch(self) -> None:
         if self.stopped is not None or monotonic() < self._held_until:
             return
         for source in self._sources:
-            free = (_WIDTH if self._accepted_one else 1) - len(self._flights)
-            if free <= 0:
-                return
-            for item in source.claim(free):
-                attempt = _Attempt(source, item, self._idle.pop() if self._idle else self._hire(), monotonic())
-                self._flights.append(attempt)
-                attempt.worker.put(attempt)
+            free = self._width - len(self._flights)
+            if free > 0:
+                self._launch(source, source.claim(free, own_only=False))
+            elif not any(flight.source.is_own(flight.item) for flight in self._flights):
+                self._launch(source, source.claim(1, own_only=True))
+
+    @property
+    def _width(self) -> int:
+        return _WIDTH if self._accepted_one else 1
+
+    def _launch(self, source: Source, items: Sequence[Any]) -> None:
+        for item in items:
+            worker = self._idle.pop() if self._idle else self._hire_another()
+            if worker is None:
+                source.release(item)
+                continue
+            attempt = _Attempt(source, item, worker, monotonic())
+            self._flights.append(attempt)
+            worker.put(attempt)
+
+    def _hire_another(self) -> SimpleQueue[_Attempt | None] | None:
+        try:
+            return self._hire()
+        except RuntimeError:
+            # The first does all of it then.
+            return None
 
     def _hire(self) -> SimpleQueue[_Attempt | None]:
         jobs: SimpleQueue[_Attempt | None] = SimpleQueue()
@@ -271,37 +338,53 @@ class Sender:
 
     def _work(self, jobs: SimpleQueue[_Attempt | None]) -> None:
         while (attempt := jobs.get()) is not None:
-            answer = None
+            answer: Answer | Exception
             try:
                 with self._client_lock:
                     if self._client is None:
                         self._client = self._make_client()
                 answer = self._client.post(attempt.item.payload)
             except Exception as error:
-                if not self._muted:
-                    internal_fault("Sending an event", error)
+                answer = error
             self._inbox.put((attempt, answer))
 
-    def _settle_flushes(self) -> float:
+    def _settle_flushes(self) -> float | None:
         """Tell those who wait when nothing more can be done for them; return the seconds until something can."""
         here = monotonic()
-        wait = 3600.0
-        due: float | None = None
-        if self.stopped is None:
-            dues = [due for source in self._sources if (due := source.next_due()) is not None]
-            if dues:
-                due = max(here + (min(dues) - now()) / 1000, self._held_until)
-                if not self._flights or len(self._flights) < (_WIDTH if self._accepted_one else 1):
-                    wait = max(due - here, 0.01)
-        for flight in self._flights:
-            wait = min(wait, max(flight.started + ATTEMPT - here, 0.01))
+        waits = [max(flight.started + ATTEMPT - here, 0.01) for flight in self._flights]
+        due = self._next_due(here)
+        if due is not None:
+            if len(self._flights) >= self._width:
+                waits.append(_OWN_WAITS)
+            else:
+                if due <= here:
+                    # It was asked for just now, in vain.
+                    self._pause = min(max(2 * self._pause, _PAUSE_FIRST), _PAUSE_MOST)
+                    due = here + self._pause
+                waits.append(due - here)
         for flush in list(self._flushes):
             hopeless = not self._flights and (due is None or due > flush.deadline)
             if hopeless and due is not None and any(source.is_busy_elsewhere() for source in self._sources):
                 # What another process is sending, or what waits behind it, may be due again in a moment.
                 hopeless = False
-                wait = min(wait, _ELSEWHERE)
+                waits.append(_ELSEWHERE)
             if hopeless or here >= flush.deadline:
                 flush.done.set()
                 self._flushes.remove(flush)
-        return wait
+            else:
+                waits.append(flush.deadline - here)
+        return min(waits, default=None)
+
+    def _next_due(self, here: float) -> float | None:
+        """Return the monotonic time at which something can be sent; None while nothing can or must."""
+        if self.stopped is not None:
+            return None
+        dues = [due for source in self._sources if (due := source.next_due()) is not None]
+        if not dues:
+            return None
+        return max(here + (min(dues) - now()) / 1000, self._held_until)
+
+
+def _backoff(tries: int, most: float) -> float:
+    """Return seconds: full jitter, doubled with each try."""
+    return random.uniform(0, min(most, _BACKOFF_FIRST * 2 ** min(tries, 16)))

@@ -16,7 +16,7 @@ from ld_deploy_hooks._log import internal_fault, say_once
 from ld_deploy_hooks._owner import HEARTBEAT, Death, Owner, death_of, forget_dead, owners_in
 from ld_deploy_hooks._records import DeploymentEvent, DeploymentRecord, Identity
 from ld_deploy_hooks._recovery import recover
-from ld_deploy_hooks._writer import Writer
+from ld_deploy_hooks._writer import Direct, Writer
 
 if TYPE_CHECKING:
     from ld_deploy_hooks._outbox import Claimed, Outbox
@@ -34,7 +34,7 @@ class Store:
         path: the outbox file; None keeps everything in memory.
 
     Raises:
-        RuntimeError: the thread cannot be started.
+        RuntimeError: no thread can be started, and without one nothing can be kept in memory.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -43,7 +43,13 @@ class Store:
         self._owner: Owner | None = None
         self._on_network = False
         self.owner_id = uuid.uuid4().hex
-        self.writer: Writer[Outbox] = Writer(self._open, beat=self._beat, every=HEARTBEAT)
+        self.writer: Writer[Outbox] | Direct[Outbox]
+        try:
+            self.writer = Writer(self._open, beat=self._beat, every=HEARTBEAT)
+        except RuntimeError:
+            if path is None:
+                raise
+            self.writer = Direct(self._open)
 
     def _open(self) -> Outbox:
         # Imported here, in the writer's thread: sqlite3 is no business of the caller's.
@@ -51,7 +57,7 @@ class Store:
             from ld_deploy_hooks._outbox import Outbox, on_network
 
         box = Outbox(self._path)
-        if self._path is not None and self._owners is not None:
+        if self._path is not None and self._owners is not None and self._owner is None:
             self._on_network = on_network(self._path)
             try:
                 self._owner = Owner(self._owners, self.owner_id)
@@ -116,10 +122,13 @@ class Journal:
         """Events of this deployment go before those of others."""
         self._own.add(deployment_id)
 
-    def claim(self, limit: int) -> list[Claimed]:
+    def claim(self, limit: int, *, own_only: bool) -> list[Claimed]:
         own = tuple(self._own)
         items: list[Claimed] = self._ask(
-            lambda box: box.claim(base_uri=self._base_uri, owner=self._owner, now=now(), limit=limit, own=own), []
+            lambda box: box.claim(
+                base_uri=self._base_uri, owner=self._owner, now=now(), limit=limit, own=own, own_only=own_only
+            ),
+            [],
         )
         fresh = []
         for item in items:
@@ -129,6 +138,9 @@ class Journal:
             else:
                 fresh.append(item)
         return fresh
+
+    def is_own(self, item: Claimed) -> bool:
+        return item.deployment_id in self._own
 
     def ack(self, item: Claimed) -> None:
         self._sent.add(item.event_id)
@@ -168,6 +180,12 @@ class Journal:
 
     def next_due(self) -> int | None:
         return self._ask(lambda box: box.next_due(base_uri=self._base_uri, now=now()), None)
+
+    def hold(self, until: int) -> None:
+        self.writer.submit(lambda box: box.hold(self._base_uri, until=until))
+
+    def held_until(self) -> int:
+        return self._ask(lambda box: box.held_until(self._base_uri), 0)
 
     def is_busy_elsewhere(self) -> bool:
         return self._ask(lambda box: box.is_leased(base_uri=self._base_uri, owner=self._owner, now=now()), False)

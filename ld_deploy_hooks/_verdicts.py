@@ -47,7 +47,7 @@ def plain_verdict(error: BaseException | None, *, interrupted: int = 130) -> Ver
 
     Args:
         error: what left the block; None for a return.
-        interrupted: the exit status of a process that a KeyboardInterrupt ends: 130 under Python itself, 1 under Invoke.
+        interrupted: exit status of a process that a KeyboardInterrupt ends: 130 under Python itself, 1 under Invoke.
     """
     if error is None:
         return FINISHED

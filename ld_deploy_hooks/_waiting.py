@@ -46,8 +46,8 @@ async def wait_async(future: Future[Any] | None) -> None:
 def _say_how(future: Future[Any]) -> None:
     if not future.done():
         say_once(
-            "An event of this deployment was not on disk within 1 s, perhaps because the disk is slow or another process "
-            "holds the outbox; the deploy goes on, and the event is written as soon as it can be."
+            "An event of this deployment was not on disk within 1 s, perhaps because the disk is slow or another "
+            "process holds the outbox; the deploy goes on, and the event is written as soon as it can be."
         )
     elif future.exception() is not None:
         say_once(

@@ -1,11 +1,14 @@
-"""The writer thread: owns the outbox's connection and commits what others ask for, in groups."""
+"""The writer: a thread that owns the outbox's connection and commits what others ask for, in groups.
+
+Where no thread can be started, ``Direct`` does the same in the thread of whoever asks.
+"""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, closing, suppress
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -13,12 +16,14 @@ from ld_deploy_hooks._clock import monotonic
 from ld_deploy_hooks._errors import OutboxError
 from ld_deploy_hooks._log import internal_fault
 
-__all__ = ["Store", "Writer"]
+__all__ = ["Direct", "Store", "Writer"]
 
 T = TypeVar("T")
 
 # How many commands one commit may carry: a bound on how long the first of them waits.
 _GROUP = 100
+# Seconds that one who writes directly waits for another thread, or for the frame that a signal handler interrupted.
+_TURN = 1.0
 
 
 class Store(Protocol):
@@ -51,6 +56,7 @@ class Writer(Generic[S]):
         self._beat = beat
         self._every = every
         self._store: S | None = None
+        self._closed = False
         self._queue: SimpleQueue[tuple[Callable[[S], Any], Future[Any]] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="ld-deploy-writer", daemon=True)
         self._thread.start()
@@ -71,19 +77,21 @@ class Writer(Generic[S]):
         """Do what is queued, close the store, end the thread; False if that takes longer than ``timeout`` seconds."""
         self._queue.put(None)
         self._thread.join(timeout)
+        self._closed = True
         return not self._thread.is_alive()
 
     def _run(self) -> None:
         going = True
         last_beat = monotonic()
         while going:
-            group, going = self._next_group()
+            group, going = self._next_group(max(last_beat + self._every - monotonic(), 0.0))
             self._commit(group)
             # What it holds leads to the deploy's own objects, which may not live on while this waits.
             del group
-            if self._store is not None and monotonic() - last_beat >= self._every:
+            if monotonic() - last_beat >= self._every:
                 last_beat = monotonic()
-                self._beat()
+                if self._store is not None:
+                    self._beat()
         if self._store is not None:
             self._store.close()
             self._store = None
@@ -96,11 +104,11 @@ class Writer(Generic[S]):
                 if item is not None:
                     item[1].set_exception(OutboxError("The outbox is closed.", path=""))
 
-    def _next_group(self) -> tuple[list[tuple[Callable[[S], Any], Future[Any]]], bool]:
-        """Return the commands of the next commit, and whether more may come."""
+    def _next_group(self, wait: float) -> tuple[list[tuple[Callable[[S], Any], Future[Any]]], bool]:
+        """Return the commands of the next commit, none if none come in ``wait`` seconds, and whether more may come."""
         group: list[tuple[Callable[[S], Any], Future[Any]]] = []
         try:
-            item = self._queue.get(timeout=self._every)
+            item = self._queue.get(timeout=wait)
             while item is not None:
                 group.append(item)
                 if len(group) == _GROUP:
@@ -141,8 +149,48 @@ class Writer(Generic[S]):
         with self._store.transaction():
             return [command(self._store) for command in commands]
 
-    @staticmethod
-    def _fail(future: Future[Any], error: Exception) -> None:
-        if not isinstance(error, OutboxError):
-            internal_fault("Writing to the outbox", error)
+    def _fail(self, future: Future[Any], error: Exception) -> None:
+        if not self._closed:
+            _say(error)
         future.set_exception(error)
+
+
+class Direct(Generic[S]):
+    """A writer without a thread: a command is done, and committed, when :meth:`submit` returns.
+
+    Args:
+        open_store: opens the store; called in the caller's thread, for each command.
+    """
+
+    def __init__(self, open_store: Callable[[], S]) -> None:
+        self._open_store = open_store
+        self._turn = threading.Lock()
+        self._closed = False
+
+    def submit(self, command: Callable[[S], T]) -> Future[T]:
+        """Do ``command``; the future is done, as that of :meth:`Writer.submit` is later."""
+        future: Future[T] = Future()
+        if self._closed or not self._turn.acquire(timeout=_TURN):
+            future.set_exception(OutboxError("The outbox is closed, or busy.", path=""))
+            return future
+        try:
+            with closing(self._open_store()) as store, store.transaction():
+                answer = command(store)
+        except Exception as error:
+            _say(error)
+            future.set_exception(error)
+        else:
+            future.set_result(answer)
+        finally:
+            self._turn.release()
+        return future
+
+    def close(self, timeout: float) -> bool:
+        """Do nothing more."""
+        self._closed = True
+        return True
+
+
+def _say(error: Exception) -> None:
+    if not isinstance(error, OutboxError):
+        internal_fault("Writing to the outbox", error)

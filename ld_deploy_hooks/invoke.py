@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, cast
 
-from invoke.config import DataProxy, merge_dicts
+from invoke.config import Config, DataProxy, merge_dicts
 from invoke.context import Context
 from invoke.exceptions import Exit, UnexpectedExit
 from invoke.executor import Executor as InvokeExecutor
@@ -175,7 +175,8 @@ class Deploying:
 
     def _entered_with(self, call: Any, path: str | None, entry: Mapping[str, Any]) -> Call:
         """Return the call with a plain Context that carries the main call's configuration: a pre task's does not."""
-        config = self.config.clone()
+        # Not Fabric's own clone(), which reads the SSH configuration into the original once more.
+        config = Config.clone(self.config)
         config.load_collection(self.collection.configuration(path))
         config.load_shell_env()
         context = Context(config=config)

@@ -1,4 +1,4 @@
-"""What the tests of Invoke and Fabric share: a folder with a tasks.py or fabfile.py, run by a real ``inv`` or ``fab``."""
+"""What the tests of Invoke and Fabric share: a folder of tasks, run by a real ``inv`` or ``fab``."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ class Project:
         before = len(self.server.events)
         done = self._run(command, self.env(env))
         # Only events of one identity have an order.
-        events = sorted(self.server.events[before:], key=lambda event: str(event["applicationKey"]))
+        events = sorted(self.server.events[before:], key=lambda event: (event["applicationKey"], event["version"]))
         return Ran(done.returncode, done.stdout, done.stderr, [told(one) for one in events])
 
     def without_us(self, *command: str, **env: str) -> Ran:
@@ -177,6 +177,6 @@ _SHORT = {"hostsSucceeded": "ok", "hostsFailed": "failed", "hostsPending": "pend
 
 
 def _pairs(values: Mapping[str, Any]) -> Iterator[str]:
-    for key in sorted(values, key=lambda key: (_ORDER.index(key) if key in _ORDER else 99)):
+    for key in sorted(values, key=lambda key: _ORDER.index(key) if key in _ORDER else 99):
         value = ",".join(values[key]) if isinstance(values[key], list) else values[key]
         yield f"{_SHORT.get(key, key)}={value}"

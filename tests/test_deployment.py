@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 import pytest
-from told import Told, script, settings, told  # noqa: F401
+from told import Told, script, settings, told_fixture  # noqa: F401
 
 from ld_deploy_hooks import Deployment, SettingsError, current_deployment, deployment, flush
 
@@ -131,7 +131,7 @@ def test_a_mark_makes_it_fail_and_the_block_goes_on(told: Told, method: str, rea
 
 
 def test_a_mark_explains_the_failure_that_follows(told: Told) -> None:
-    with pytest.raises(SystemExit), deployment("billing") as d:
+    with pytest.raises(SystemExit), deployment("billing") as d:  # noqa: PT012
         d.mark_cancelled("somebody pressed no")
         raise SystemExit(3)
     assert told.failure() == {
@@ -161,13 +161,10 @@ def test_autostart_off_tells_nothing_until_start(told: Told) -> None:
 
 @pytest.mark.parametrize("error", [None, ValueError(), SystemExit(3)])
 def test_what_never_started_tells_nothing(told: Told, error: BaseException | None) -> None:
-    try:
-        with deployment("billing", autostart=False) as d:
-            d.mark_failed("no")
-            if error is not None:
-                raise error
-    except type(error or ValueError()) as same:
-        assert same is error
+    block = deployment("billing", autostart=False)
+    d = block.__enter__()
+    d.mark_failed("no")
+    assert block.__exit__(type(error), error, None) is False
     assert d.state == "pending"
     d.start()
     assert "its block had been left already" in told.lines[-1]
@@ -331,9 +328,7 @@ assert d.ended_at >= d.started_at + 50
     assert finished["eventMetadata"]["durationMs"] >= 50
 
 
-def test_deploy_code_that_patches_time_changes_no_event(
-    told: Told, run_python: Any, child_env: dict[str, str]
-) -> None:
+def test_deploy_code_that_patches_time_changes_no_event(told: Told, run_python: Any, child_env: dict[str, str]) -> None:
     source = """
     import time
     now = time.time()

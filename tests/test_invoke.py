@@ -143,7 +143,10 @@ BELOW = [
         (
             "pre-fails",
             4,
-            ["started main 1 task=pre-fails", "failed main 1 task=pre-fails reason=error error=UnexpectedExit exitCode=4"],
+            [
+                "started main 1 task=pre-fails",
+                "failed main 1 task=pre-fails reason=error error=UnexpectedExit exitCode=4",
+            ],
         ),
         (
             "post-fails",
@@ -166,7 +169,11 @@ BELOW = [
         ("plain", 0, ["started with 1", "finished with 1"]),
         # A second call is the same one to Invoke, unless it is told otherwise; one from pre= has no arguments at all.
         ("bare-below bare-below", 0, ["started app 9 task=bare-below", "finished app 9 task=bare-below"]),
-        ("--no-dedupe bare-below bare-below", 0, ["started app 9 task=bare-below", "finished app 9 task=bare-below"] * 2),
+        (
+            "--no-dedupe bare-below bare-below",
+            0,
+            ["started app 9 task=bare-below", "finished app 9 task=bare-below"] * 2,
+        ),
         ("below outer", 0, BELOW * 2),
         # The first has ended when the second begins, deployment or not; pre tasks that both have are run once.
         ("bare-below build fails", 4, ["started app 9 task=bare-below", "finished app 9 task=bare-below"]),
@@ -472,7 +479,12 @@ OURS, THEIRS = "ld_deploy_hooks.invoke.Executor", "invoke.executor.Executor"
         pytest.param(MAPPED, {"invoke_yaml": _yaml(OURS)}, [], {}, True, id="invoke.yaml"),
         pytest.param(MAPPED, {"other_yaml": _yaml(OURS)}, ["-f", "other.yaml"], {}, True, id="-f FILE"),
         pytest.param(
-            MAPPED, {"other_yaml": _yaml(OURS)}, [], {"INVOKE_RUNTIME_CONFIG": "other.yaml"}, True, id="runtime variable"
+            MAPPED,
+            {"other_yaml": _yaml(OURS)},
+            [],
+            {"INVOKE_RUNTIME_CONFIG": "other.yaml"},
+            True,
+            id="runtime variable",
         ),
         pytest.param(GROUPED, {}, [], {}, True, id="the decorator installs"),
         pytest.param(MAPPED.replace("{more}", INSTALL), {"invoke_yaml": _yaml()}, [], {}, True, id="install()"),
@@ -480,7 +492,12 @@ OURS, THEIRS = "ld_deploy_hooks.invoke.Executor", "invoke.executor.Executor"
         pytest.param(GROUPED, {"invoke_yaml": _yaml(THEIRS)}, [], {}, False, id="the file wins"),
         pytest.param(MAPPED, {"invoke_yaml": _yaml()}, [], {}, None, id="nothing names it"),
         pytest.param(
-            MAPPED, {"invoke_yaml": _yaml()}, [], {"INVOKE_TASKS_EXECUTOR_CLASS": OURS}, None, id="a variable is too late"
+            MAPPED,
+            {"invoke_yaml": _yaml()},
+            [],
+            {"INVOKE_TASKS_EXECUTOR_CLASS": OURS},
+            None,
+            id="a variable is too late",
         ),
     ],
 )

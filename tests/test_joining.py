@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from told import Told, script, settings, told  # noqa: F401
+from told import Told, script, settings, told_fixture  # noqa: F401
 
 from ld_deploy_hooks import Deployment, current_deployment, deployment
 
@@ -64,9 +64,8 @@ def test_another_identity_is_a_deployment_of_its_own(told: Told, other: dict[str
 
 
 def test_an_inner_failure_that_was_caught_is_none(told: Told) -> None:
-    with deployment("billing"):
-        with pytest.raises(DeployError):
-            fail()
+    with deployment("billing"), pytest.raises(DeployError):
+        fail()
     assert told.end()["eventType"] == "finished"
 
 
@@ -83,7 +82,7 @@ def test_a_failure_that_leaves_a_joiner_in_another_thread_makes_it_fail(told: To
 
 
 def test_the_openers_own_failure_goes_before_a_joiners(told: Told) -> None:
-    with pytest.raises(KeyError), deployment("billing"):
+    with pytest.raises(KeyError), deployment("billing"):  # noqa: PT012
         in_thread(fail)
         raise KeyError
     assert told.failure()["error"] == "KeyError"

@@ -241,7 +241,7 @@ class Model(RuleBasedStateMachine):
     def make_due(self, slot: int, service: str) -> None:
         self.boxes[slot].make_due(service, now=self.now)
         for one in self.heads(service):
-            if one.lease is None:
+            if one.lease is None and one.next_attempt > self.now:
                 one.next_attempt = 0
 
     @rule(slot=SLOTS, victim=SLOTS)

@@ -21,6 +21,7 @@ import pytest
 from packaging.requirements import Requirement
 
 import ld_deploy_hooks
+from ld_deploy_hooks.testing import FakeLaunchDarkly
 
 ROOT = Path(__file__).resolve().parent.parent
 VERSION = "0.1.0"
@@ -219,7 +220,7 @@ def test_the_program_runs_with_the_wheel_alone(fresh_python: Path, tmp_path: Pat
     assert said == f"ld-deploy-hooks {VERSION}\n"
 
 
-def test_a_deploy_runs_with_the_wheel_alone(fresh_python: Path, tmp_path: Path, child_env: dict[str, str]) -> None:
+def test_a_deploy_is_told_with_the_wheel_alone(fresh_python: Path, tmp_path: Path, child_env: dict[str, str]) -> None:
     script = tmp_path / "deploy.py"
     script.write_text(
         "from ld_deploy_hooks import deployment\n"
@@ -228,10 +229,17 @@ def test_a_deploy_runs_with_the_wheel_alone(fresh_python: Path, tmp_path: Path, 
         "print(d.state)\n"
     )
     child_env.pop("PYTHONPATH", None)
-    done = subprocess.run(
-        [str(fresh_python), str(script)], cwd=tmp_path, env=child_env, capture_output=True, text=True, check=False
-    )
+    with FakeLaunchDarkly() as server:
+        child_env |= {
+            "LD_BASE_URI": server.base_uri,
+            "LD_ACCESS_TOKEN": "api-test-token",
+            "LD_DEPLOY_FLUSH_TIMEOUT": "20",
+        }
+        done = subprocess.run(
+            [str(fresh_python), str(script)], cwd=tmp_path, env=child_env, capture_output=True, text=True, check=False
+        )
     assert (done.returncode, done.stdout) == (0, "deploying\nfinished\n"), done.stderr
+    assert [event["eventType"] for event in server.events] == ["started", "finished"], done.stderr
 
 
 def shell_blocks(text: str) -> list[str]:

@@ -1,6 +1,6 @@
 """What is told: deployments in this process and in children, and a LaunchDarkly on loopback that they are told to.
 
-Import the fixtures that a test file uses: ``from told import told`` (and ``# noqa: F401``, as pytest finds them by name).
+A test file imports the fixture that it uses: ``from told import told_fixture  # noqa: F401``.
 """
 
 from __future__ import annotations
@@ -109,8 +109,8 @@ def forget() -> None:
             assert not thread.is_alive(), f"{thread.name} is left behind"
 
 
-@pytest.fixture
-def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Told]:
+@pytest.fixture(name="told")
+def told_fixture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Told]:
     """A LaunchDarkly that deployments in this process are told to."""
     folder = tmp_path / "told"
     folder.mkdir()

@@ -173,6 +173,7 @@ class Queue:
         limit: int,
         lease_ms: int = 60_000,
         own: Collection[str] | None = None,
+        own_only: bool = False,
         ignore_backoff: bool = False,
     ) -> list[Claimed]:
         """Lease events to ``owner``, who sends them: of each stream the oldest, if it is due and nobody's.
@@ -184,17 +185,19 @@ class Queue:
             limit: how many at most.
             lease_ms: for how long nobody else may send them, in milliseconds.
             own: deployments whose streams go first.
+            own_only: nothing of any other stream.
             ignore_backoff: also what waits for a retry, again and again; :meth:`make_due` lets each be tried once.
         """
         until = _FOREVER if ignore_backoff else now
         with self.transaction():
             found = self._of_deployments(list(own or ()), base_uri, now, until, limit)
             # Those that were never tried come first, in the order in which they were recorded: their due is 0.
-            found += self._database.rows(
-                f"SELECT {_CLAIMED} FROM events WHERE state = 'waiting' AND base_uri = ? AND due <= ?"
-                " AND (lease_owner IS NULL OR due <= ?) ORDER BY due, id LIMIT ?",
-                *(base_uri, until, now, max(limit, 0)),
-            )
+            if not own_only:
+                found += self._database.rows(
+                    f"SELECT {_CLAIMED} FROM events WHERE state = 'waiting' AND base_uri = ? AND due <= ?"
+                    " AND (lease_owner IS NULL OR due <= ?) ORDER BY due, id LIMIT ?",
+                    *(base_uri, until, now, max(limit, 0)),
+                )
             events = [Claimed(*row) for row in list(dict.fromkeys(found))[: max(limit, 0)]]
             for event in events:
                 self._database.change(
@@ -292,6 +295,18 @@ class Queue:
                 " WHERE state = 'waiting' AND base_uri = ? AND due > ? AND lease_owner IS NULL",
                 *(base_uri, now),
             )
+
+    def hold(self, base_uri: str, *, until: int) -> None:
+        """Note that a service wants to be left in peace until then (Unix milliseconds), for the next run."""
+        with self.transaction():
+            self._database.change("INSERT OR REPLACE INTO holds (base_uri, until) VALUES (?, ?)", base_uri, until)
+
+    def held_until(self, base_uri: str) -> int:
+        """Return until when a service wants to be left in peace (Unix milliseconds), 0 if it never said so."""
+        return max(
+            (until for (until,) in self._database.rows("SELECT until FROM holds WHERE base_uri = ?", base_uri)),
+            default=0,
+        )
 
     def is_leased(self, *, base_uri: str, owner: str, now: int) -> bool:
         """Return whether somebody else than ``owner`` is sending anything at this moment."""

@@ -78,6 +78,8 @@ SCHEMA = (
     "CREATE INDEX events_by_age ON events (state, since)",
     "CREATE INDEX events_by_deployment ON events (deployment_id)",
     "CREATE INDEX events_by_lease ON events (lease_owner)",
+    # A rate limit's hold-back outlives the process that met with it.
+    "CREATE TABLE holds (base_uri TEXT PRIMARY KEY NOT NULL, until INTEGER NOT NULL)",
 )
 
 
