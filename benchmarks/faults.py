@@ -39,7 +39,7 @@ from fault_server import Exchange, FaultServer, Step, answer, dripping, hung_up,
 LONGEST = 60.0  # seconds until a run is killed
 DELAY = 0.1  # seconds that the server takes, when all is well
 WORK = 0.2  # seconds that the deploy works, where nothing ends it before
-SETTLE = 2.0  # seconds from the deploy's first line of output to the signal: what it told before has left by then
+SETTLE = 6.0  # seconds from the first output to the signal: clients that gather events for 5 s have sent them by then
 
 # -- the deploy, and who tells it -------------------------------------------------------------------------------------
 
@@ -351,6 +351,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--fault", action="append", choices=FAULTS, help="only this one; may be repeated")
     parser.add_argument("--client", action="append", choices=CLIENTS, help="only this one; may be repeated")
     options = parser.parse_args(argv)
+    # Whoever ends it ends what it has started, too.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     with tempfile.TemporaryDirectory(prefix="ld-deploy-faults-") as name:
         folder = Path(name)
         report(python_with_clients(folder) if options.with_clients else sys.executable, options, folder)

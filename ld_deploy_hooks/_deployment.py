@@ -124,8 +124,8 @@ class Block:
             if is_from_outside(error):
                 raise
             say_once(
-                f"deployment(success=...): the callable raised {type(error).__name__}, so the result counts as a success. It "
-                "is called with what the function returned; make it return True or False."
+                f"deployment(success=...): the callable raised {type(error).__name__}, so the result counts as a "
+                "success. It is called with what the function returned; make it return True or False."
             )
             return True
 

@@ -136,8 +136,8 @@ def _asked(
         faults.append(
             (
                 name,
-                f"deployment({name}=...): the callable raised {type(error).__name__}, so {name} counts as not given there. It "
-                "is called with the arguments of the function or task; make it return a value, or None.",
+                f"deployment({name}=...): the callable raised {type(error).__name__}, so {name} counts as not given "
+                "there. It is called with the arguments of the function or task; make it return a value, or None.",
             )
         )
         return None

@@ -13,9 +13,9 @@ import socket
 import stat
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ld_deploy_hooks._importing import importing
@@ -25,6 +25,8 @@ __all__ = ["HEARTBEAT", "Death", "Owner", "death_of", "forget_dead", "owners_in"
 # Seconds between two heartbeats, and without one until a process counts as dead where its lock proves nothing.
 HEARTBEAT = 15.0
 _TIME_TO_LIVE = 120.0
+# Bytes of an owner's file that are read.
+_LONGEST = 65_536
 
 
 @dataclass(frozen=True)
@@ -33,9 +35,11 @@ class Death:
 
     Attributes:
         last_alive: its last heartbeat in Unix milliseconds; None when its file is gone.
+        ended: the deployments that it told the end of past the outbox, by id: ``finished`` or ``failed``.
     """
 
     last_alive: int | None
+    ended: Mapping[str, str] = field(default_factory=dict)
 
 
 class Owner:
@@ -52,6 +56,7 @@ class Owner:
     def __init__(self, folder: Path, id: str) -> None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._path = folder / id
+        self._noted = False
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
         # A fork waits for it, and finds it among the files.
         with importing():
@@ -77,10 +82,18 @@ class Owner:
         self.beat()
         return os.fstat(self._file).st_mtime
 
-    def release(self) -> None:
-        """Remove the file: nothing that this process has open is left behind."""
+    def note(self, ended: Mapping[str, str]) -> None:
+        """Note deployments, by id, whose end was told past the outbox; the file then outlives this process."""
         with suppress(OSError):
-            self._path.unlink()
+            # It fits into what the file occupies already: the disk may be full.
+            os.write(self._file, "".join(f"\n{id} {state}" for id, state in ended.items()).encode())
+            self._noted = True
+
+    def release(self) -> None:
+        """Remove the file: nothing that this process has open is left behind, unless something is noted in it."""
+        if not self._noted:
+            with suppress(OSError):
+                self._path.unlink()
         # In a forked child it is closed already, and the number may be another file's.
         if self._file in _files:
             _files.discard(self._file)
@@ -138,11 +151,13 @@ def death_of(folder: Path, owner: str, *, network: bool, clock: Callable[[], flo
         status = os.fstat(file)
         if not stat.S_ISREG(status.st_mode):
             return None
-        if not network and _is_of_this_machine(os.read(file, 500).decode("utf-8", "replace")):
+        host, boot, *notes = [*os.read(file, _LONGEST).decode("utf-8", "replace").split("\n"), "", ""]
+        if not network and _is_of_this_machine(host, boot):
             alive = not _is_free(file)
         else:
             alive = clock() - status.st_mtime < _TIME_TO_LIVE
-        return None if alive else Death(int(status.st_mtime * 1000))
+        ended = dict(note.split(" ", 1) for note in notes if " " in note)
+        return None if alive else Death(int(status.st_mtime * 1000), ended)
     finally:
         os.close(file)
 
@@ -154,10 +169,10 @@ def _machine() -> str:
     return f"{socket.gethostname()}\n{boot}"
 
 
-def _is_of_this_machine(text: str) -> bool:
-    """Whether a lock on a local disk means anything: after a reboot the host is the same, in another container the boot is."""
-    theirs, ours = text.split("\n"), _machine().split("\n")
-    return theirs[0] == ours[0] or (len(theirs) == len(ours) and bool(ours[1]) and theirs[1] == ours[1])
+def _is_of_this_machine(host: str, boot: str) -> bool:
+    """Whether a lock on a local disk means anything: after a reboot the host is the same, in a container the boot is."""
+    our_host, our_boot = _machine().split("\n")
+    return host == our_host or (bool(our_boot) and boot == our_boot)
 
 
 if sys.platform == "win32":

@@ -22,7 +22,5 @@ def parent_identity() -> Identity | None:
     try:
         return Identity(*map(str, json.loads(text)["identity"]))
     except (ValueError, TypeError, KeyError, RecursionError):
-        say_once(
-            f"{PARENT} does not hold what `ld-deploy run` exports; it is passed over, and this deployment told by itself."
-        )
+        say_once(f"{PARENT} does not hold what `ld-deploy run` exports; this deployment is told by itself.")
         return None

@@ -216,14 +216,16 @@ class Recorder:
         with importing():
             from ld_deploy_hooks._launchdarkly import Client
 
-        token = self.settings.access_token
-        return Client(
-            base_uri=self.settings.base_uri,
-            token=token.reveal() if token is not None else "",
-            api_version=self.settings.api_version,
-            loopback=is_loopback(self.settings.base_uri),
-            user_agent=f"ld-deploy-hooks/{__version__}",
-        )
+            token = self.settings.access_token
+            client = Client(
+                base_uri=self.settings.base_uri,
+                token=token.reveal() if token is not None else "",
+                api_version=self.settings.api_version,
+                loopback=is_loopback(self.settings.base_uri),
+                user_agent=f"ld-deploy-hooks/{__version__}",
+            )
+            client.load()
+            return client
 
     def _record(self, command: Callable[[Outbox], T], tell: Callable[[T], None], *, of: str | None = None) -> Future[T]:
         """Have ``command`` done in the outbox, or in memory where that cannot be used, and ``tell`` what it answered.

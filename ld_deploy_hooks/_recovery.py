@@ -53,6 +53,9 @@ def recover(
         death = deaths[left.owner]
         if death is None:
             continue
+        if left.id in death.ended:
+            box.settle_deployment(left.id, state=death.ended[left.id], now=now())
+            continue
         try:
             event = _killed(left, death)
             if box.end_deployment(id=left.id, event=event, now=now()):

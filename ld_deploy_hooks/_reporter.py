@@ -127,13 +127,14 @@ def close_all() -> None:
 
 def _at_exit() -> None:
     # Ctrl-C: somebody does not want to wait. What is recorded stays recorded.
-    with suppress(KeyboardInterrupt):
-        try:
+    try:
+        with suppress(KeyboardInterrupt):
             flush_all()
+        with suppress(KeyboardInterrupt):
             for line in lines_left():
                 logger.warning("%s", line)
-        except Exception as error:
-            internal_fault("Waiting for events at exit", error)
+    except Exception as error:
+        internal_fault("Waiting for events at exit", error)
     with suppress(KeyboardInterrupt):
         close_all()
     _still_interrupted()

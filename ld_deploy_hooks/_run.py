@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import atexit
 import os
 import signal
 import threading
 import uuid
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,15 +19,13 @@ from ld_deploy_hooks._outcome import Outcome
 from ld_deploy_hooks._parent import parent_identity
 from ld_deploy_hooks._recorder import Recorder
 from ld_deploy_hooks._records import DeploymentEvent, DeploymentRecord, EventType, Identity
+from ld_deploy_hooks._registry import Registry
 from ld_deploy_hooks._reporter import reporter_for
 from ld_deploy_hooks._settings import Settings
-from ld_deploy_hooks._signals import Signals
 from ld_deploy_hooks._verdicts import FINISHED, Verdict
 
 __all__ = ["Plan", "Run", "only_run"]
 
-# Seconds that a process may live on after SIGTERM: Jenkins kills after 5.
-_SIGNAL = 2.0
 # Seconds that one waits for another thread to have recorded the end of its run.
 _ENDING = 1.0
 
@@ -80,12 +76,14 @@ class Run:
         self._told_by_parent = False
         self._reporter: Recorder
         self._events: Events
+        # Base URI and identity, once it has started.
+        self._key: tuple[str, Identity] | None = None
         self._inside = 1
         self._way_out: tuple[Verdict, BaseException | None] = (FINISHED, None)
         # Set when its end has been handed over.
         self._over = threading.Event()
-        with _lock:
-            _present.append(self)
+        with _runs.lock:
+            _runs.present.append(self)
 
     @property
     def current(self) -> Run:
@@ -101,7 +99,7 @@ class Run:
         Raises:
             SettingsError: a setting is missing or cannot be used, and ``strict`` is on.
         """
-        with _lock:
+        with _runs.lock:
             if self.state != "pending" or not self.is_ours:
                 return
             if self._inside:
@@ -129,14 +127,15 @@ class Run:
         if settings.silent or settings.missing:
             return None
         self.identity = identity_of(settings)
-        if not self._register((settings.base_uri, self.identity)):
+        self._key = (settings.base_uri, self.identity)
+        if not self._register(self._key):
             return None
         self._reporter = reporter_for(settings)
         plugins = self._reporter.plugins
         self._events = Events(
             settings=settings, identity=self.identity, task=self.plan.task, modify=plugins.modify_event
         )
-        if self.identity in _parents or self.identity == parent_identity():
+        if self.identity in _runs.parents or self.identity == parent_identity():
             self._told = self._told_by_parent = True
             return None
         self._events.added = self._events.clean(plugins.add_metadata(self.record()))
@@ -145,7 +144,7 @@ class Run:
         except DropEvent:
             return None
         record = self.record()
-        _signals.watch()
+        _runs.signals.watch()
         self._told = True
         return self._reporter.started(event, record)
 
@@ -159,19 +158,19 @@ class Run:
     def _register(self, key: tuple[str, Identity]) -> bool:
         """Become the open run of this identity, or join the one that is: False then."""
         while True:
-            with _lock:
-                other = _open.get(key)
+            with _runs.lock:
+                other = _runs.open.get(key)
                 if other is None:
-                    _open[key] = self
+                    _runs.open[key] = self
                     return True
                 if other._inside:
                     self._merge_into(other)
                     return False
             # It has ended, but its end is not queued yet: a start that overtook it would be paired wrongly.
             other._over.wait(_ENDING)
-            with _lock:
-                if _open.get(key) is other:
-                    del _open[key]
+            with _runs.lock:
+                if _runs.open.get(key) is other:
+                    del _runs.open[key]
 
     def _merge_into(self, other: Run) -> None:
         other._inside += self._inside
@@ -179,11 +178,11 @@ class Run:
         for key, value in list(self.metadata.items()):
             other.metadata.setdefault(key, value)
         other.outcome.take_over(self.outcome)
-        _present.remove(self)
+        _runs.present.remove(self)
 
     def join(self) -> bool:
         """Take part in a run that is open or pending; undone by :meth:`leave`. False: it has ended."""
-        with _lock:
+        with _runs.lock:
             run = self.current
             if run._inside <= 0 or not run.is_ours:
                 return False
@@ -219,7 +218,7 @@ class Run:
         Returns:
             A future that is done when the end is durable; None when there is nothing to wait for.
         """
-        with _lock:
+        with _runs.lock:
             run = self.current
             if not run.is_ours:
                 return None
@@ -231,7 +230,7 @@ class Run:
             if run._inside:
                 return None
             if run.state == "pending":
-                _present.remove(run)
+                _runs.present.remove(run)
                 return None
             if run.state != "started":
                 return None
@@ -240,7 +239,7 @@ class Run:
 
     def cut_off(self) -> None:
         """End the run from outside, because its process ends while somebody is still inside."""
-        with _lock:
+        with _runs.lock:
             self._inside = 0
             if self.state == "pending" or not self.is_ours:
                 return
@@ -258,7 +257,7 @@ class Run:
         # Last: until here Ctrl-C leaves it open, for the exit to end.
         self.state = "failed" if verdict.failed else "finished"
 
-    def cancel(self, number: int) -> Future[bool] | None:
+    def cancel(self, number: int) -> tuple[Recorder, Future[bool]] | None:
         """Tell the end of a run that a signal is about to kill; takes no lock, as a signal handler must not."""
         if not self.is_ours or self.state != "started" or not self._told or self._told_by_parent:
             return None
@@ -268,7 +267,7 @@ class Run:
         def end() -> tuple[DeploymentEvent, DeploymentRecord]:
             return self._ending(verdict, at), replace(self.record(verdict), state="failed", ended_at=at)
 
-        return self._reporter.cut_off(self.id, end)
+        return self._reporter, self._reporter.cut_off(self.id, end)
 
     def note_signal(self, number: int) -> None:
         """Keep in mind that a signal came, which is the user's own handler's business unless the run fails."""
@@ -291,30 +290,22 @@ class Run:
             # The exception leads to the frames of the deploy, which must not live on for our sake.
             self._way_out = (FINISHED, None)
             self._over.set()
-            with _lock:
-                if self in _present:
-                    _present.remove(self)
-                if self.settings is not None and self.identity is not None:
-                    key = (self.settings.base_uri, self.identity)
-                    if _open.get(key) is self:
-                        del _open[key]
-                if not _open:
-                    _signals.release()
+            _runs.remove(self, self._key)
         return None
 
     def host_succeeded(self, host: str) -> None:
         """Note that ``host`` went well."""
-        with _lock:
+        with _runs.lock:
             self.outcome.host_succeeded(host)
 
     def host_failed(self, host: str, error: BaseException | None) -> None:
         """Note that ``host`` did not go well."""
-        with _lock:
+        with _runs.lock:
             self.outcome.host_failed(host, error)
 
     def mark(self, verdict: Verdict) -> None:
         """Make the run fail at its end, whatever its outcome; the first mark counts."""
-        with _lock:
+        with _runs.lock:
             self.outcome.mark(verdict)
 
     def custom(self, metadata: Mapping[str, Any]) -> Future[None] | None:
@@ -371,55 +362,9 @@ class Run:
         )
 
 
-_lock = threading.RLock()
-# Every run with somebody inside, pending ones too; those that have started, by base URI and identity.
-_present: list[Run] = []
-_open: dict[tuple[str, Identity], Run] = {}
-# Identities that the process we were forked from has open: it tells their start and end, not we.
-_parents: set[Identity] = set()
-
-
-def _cut_off(number: int) -> None:
-    deadline = monotonic() + _SIGNAL
-    told = [(run._reporter, future) for run in list(_present) if (future := run.cancel(number)) is not None]
-    for _, future in told:
-        with suppress(Exception):
-            future.exception(max(deadline - monotonic(), 0))
-    for reporter in {reporter for reporter, _ in told}:
-        reporter.send(max(deadline - monotonic(), 0))
-
-
-def _note_signal(number: int) -> None:
-    for run in list(_present):
-        run.note_signal(number)
-
-
-_signals = Signals(_cut_off, _note_signal)
+_runs: Registry[Run] = Registry()
 
 
 def only_run() -> Run | None:
     """Return the only run that is open or pending in this process; None when there is none, or more than one."""
-    with _lock:
-        return _present[0] if len(_present) == 1 else None
-
-
-def _after_fork_in_child() -> None:
-    global _lock
-    _lock = threading.RLock()
-    _parents.update(identity for _, identity in _open)
-    _present.clear()
-    _open.clear()
-
-
-def _at_exit() -> None:
-    for run in list(_present):
-        try:
-            run.cut_off()
-        except Exception as error:
-            internal_fault("Ending a deployment at exit", error)
-
-
-# Registered after the reporter's own, so that it runs before it and what it tells is waited for.
-atexit.register(_at_exit)
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+    return _runs.only()

@@ -13,6 +13,9 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
+# Its fork hooks, and those of logging, are to be registered before ours.
+from ld_deploy_hooks import _importing as _importing
+
 __all__ = ["Signals"]
 
 _NAMES = ("SIGTERM", "SIGHUP", "SIGBREAK")
@@ -81,11 +84,51 @@ class _Handler:
             self._lives(number)
             self.before(number, frame)
             return
+        if _forking:
+            _deferred.append((os.getpid(), lambda: self._die(number)))
+            return
+        self._die(number)
+
+    def _die(self, number: int) -> None:
         try:
             self._dies(number)
         finally:
             signal.signal(number, self.before)
             os.kill(os.getpid(), number)
+
+
+# A fork of the main thread holds locks (logging's, for one) that our threads may need: what would wait for these threads
+# comes after it. The fork takes so long that half of the signals to one who forks arrive in it.
+_forking = False
+_deferred: list[tuple[int, Callable[[], None]]] = []
+# By thread, what was blocked before. A signal to a child that has not begun yet would be lost in it, having a handler.
+_masks: dict[int, set[signal.Signals]] = {}
+
+
+def _before_fork() -> None:
+    global _forking
+    _forking = _forking or threading.current_thread() is threading.main_thread()
+    ours = [number for number in _numbers() if isinstance(signal.getsignal(number), _Handler)]
+    if ours:
+        _masks[threading.get_ident()] = signal.pthread_sigmask(signal.SIG_BLOCK, ours)  # type: ignore[assignment]
+
+
+def _after_fork() -> None:
+    global _forking
+    mask = _masks.pop(threading.get_ident(), None)
+    # In a child of another thread that is the main thread; what it inherited is its parent's.
+    if _forking and threading.current_thread() is threading.main_thread():
+        _forking = False
+        while _deferred:
+            process, die = _deferred.pop()
+            if process == os.getpid():
+                die()
+    if mask is not None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
 
 
 def _numbers() -> list[int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 from ld_deploy_hooks._clock import now
 from ld_deploy_hooks._errors import OutboxError
 from ld_deploy_hooks._importing import importing
+from ld_deploy_hooks._left import Step, leave, take_up
 from ld_deploy_hooks._log import internal_fault, say_once
 from ld_deploy_hooks._owner import HEARTBEAT, Death, Owner, death_of, forget_dead, owners_in
 from ld_deploy_hooks._records import DeploymentEvent, DeploymentRecord, Identity
@@ -40,6 +41,7 @@ class Store:
     def __init__(self, path: Path | None) -> None:
         self._path = path
         self._owners = path.with_name(f"{path.name}.owners") if path is not None else None
+        self._left = path.with_name(f"{path.name}.left") if path is not None else None
         self._owner: Owner | None = None
         self._on_network = False
         self.owner_id = uuid.uuid4().hex
@@ -69,6 +71,8 @@ class Store:
                     "place.",
                     path=str(self._path),
                 ) from None
+        if self._left is not None:
+            take_up(self._left, box)
         return box
 
     def recover(
@@ -89,6 +93,19 @@ class Store:
         for owner in dead:
             forget_dead(self._owners, owner)
         return recovered
+
+    def is_dead(self, owner: str) -> bool:
+        """Whether a process that has used this outbox is dead."""
+        return self._death_of(owner) is not None
+
+    def leave(self, steps: list[Step]) -> Path | None:
+        """Leave what the outbox does not take for the next run; return where, None if that is not possible either."""
+        return leave(self._left, self.owner_id, steps) if self._left is not None else None
+
+    def delivered_elsewhere(self, ends: Mapping[str, str]) -> None:
+        """Note for whoever recovers that these deployments, by id, have ended so; no room on the disk is needed."""
+        if self._owner is not None:
+            self._owner.note(ends)
 
     def _death_of(self, owner: str) -> Death | None:
         if owner == self.owner_id or self._owners is None:
@@ -112,6 +129,7 @@ class Journal:
 
     def __init__(self, store: Store, base_uri: str, plugins: Plugins) -> None:
         self.writer = store.writer
+        self._store = store
         self._base_uri = base_uri
         self._owner = store.owner_id
         self._plugins = plugins
@@ -188,7 +206,12 @@ class Journal:
         return self._ask(lambda box: box.held_until(self._base_uri), 0)
 
     def is_busy_elsewhere(self) -> bool:
-        return self._ask(lambda box: box.is_leased(base_uri=self._base_uri, owner=self._owner, now=now()), False)
+        def others(box: Outbox) -> bool:
+            sending = box.others_sending(base_uri=self._base_uri, owner=self._owner, now=now())
+            box.void_leases([other for other in sending if self._store.is_dead(other)])
+            return bool(sending)
+
+        return self._ask(others, False)
 
     def pending(self, timeout: float) -> int:
         return self.writer.submit(lambda box: box.counts(base_uri=self._base_uri).pending).result(timeout)

@@ -83,6 +83,12 @@ def child_env(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return env
 
 
+@pytest.fixture
+def unmeasured_env(child_env: dict[str, str]) -> dict[str, str]:
+    """Return ``child_env`` without coverage, which loads modules (sqlite3 among them) and takes time of its own."""
+    return {name: value for name, value in child_env.items() if not name.startswith(_MEASURING)}
+
+
 RunPython = Callable[..., "subprocess.CompletedProcess[str]"]
 
 

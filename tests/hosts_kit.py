@@ -126,7 +126,9 @@ class Project:
     def without_us(self, *command: str, **env: str) -> Ran:
         """Run the same with a package in our place that does nothing."""
         path = os.pathsep.join(filter(None, (str(self._stand_in), self._env.get("PYTHONPATH"))))
-        done = self._run(command, self.env(env) | {"PYTHONPATH": path})
+        # Nor is the stand-in what coverage is about.
+        env = {name: value for name, value in self.env(env).items() if not name.startswith("COVERAGE_")}
+        done = self._run(command, env | {"PYTHONPATH": path})
         return Ran(done.returncode, done.stdout, done.stderr, [])
 
     def _run(self, command: tuple[str, ...], env: Mapping[str, str]) -> subprocess.CompletedProcess[str]:

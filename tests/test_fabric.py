@@ -1,4 +1,4 @@
-"""Deployments under ``fab``: one for all hosts, with how each of them fared. The hosts are real SSH servers on loopback."""
+"""Deployments under ``fab``: one for all hosts, with how each of them fared. The hosts are SSH servers on loopback."""
 
 from __future__ import annotations
 

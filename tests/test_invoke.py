@@ -119,6 +119,7 @@ TASKS = """
             print("plain")
     """
 
+BARE = ["started app 9 task=bare-below", "finished app 9 task=bare-below"]
 BELOW = [
     "started below v1 task=below team=core",
     "custom below v1 task=below step=half team=core",
@@ -132,7 +133,7 @@ BELOW = [
         ("below", 0, BELOW),
         ("below --tag v2", 0, [one.replace("v1", "v2") for one in BELOW]),
         ("above -t 3", 0, ["started above 1 task=above why=test", "finished above 1 task=above"]),
-        ("bare-below", 0, ["started app 9 task=bare-below", "finished app 9 task=bare-below"]),
+        ("bare-below", 0, BARE),
         ("nickname", 0, ["started app 9 task=bare-above", "finished app 9 task=bare-above"]),
         ("made", 0, ["started main v1 task=made", "finished main v1 task=made"]),
         ("late", 0, []),
@@ -168,7 +169,7 @@ BELOW = [
         ),
         ("plain", 0, ["started with 1", "finished with 1"]),
         # A second call is the same one to Invoke, unless it is told otherwise; one from pre= has no arguments at all.
-        ("bare-below bare-below", 0, ["started app 9 task=bare-below", "finished app 9 task=bare-below"]),
+        ("bare-below bare-below", 0, BARE),
         (
             "--no-dedupe bare-below bare-below",
             0,
@@ -176,7 +177,7 @@ BELOW = [
         ),
         ("below outer", 0, BELOW * 2),
         # The first has ended when the second begins, deployment or not; pre tasks that both have are run once.
-        ("bare-below build fails", 4, ["started app 9 task=bare-below", "finished app 9 task=bare-below"]),
+        ("bare-below build fails", 4, BARE),
         ("below above", 0, ["started above 1 task=above why=test", "finished above 1 task=above", *BELOW]),
     ],
 )
@@ -335,7 +336,7 @@ NAMESPACE = """
     from invoke import Collection, call, task
     from ld_deploy_hooks import deployment
 
-    @task
+    @task(aliases=["make"])
     def build(c, what="all"):
         print("build", what)
 
@@ -373,6 +374,7 @@ NAMESPACE = """
         ("api.deploy: {application_key: api, version: '6'}", "api.deploy", ["api 6 task=api.deploy"]),
         ("web.*: {application_key: web, version: '1'}", "api.deploy build", []),
         ("'*.nothing': {application_key: web, version: '1'}", "web.deploy", []),
+        ("make: {application_key: build, version: '3'}", "web.deploy", ["build 3 task=build"]),
         # A mapped pre task is one of its own, for every call of it.
         (
             "build: {application_key: build, version: '3', pre_and_post: false}",
@@ -409,6 +411,7 @@ def test_a_mapped_pre_task_lies_inside_of_its_mapped_task(project: Project) -> N
     ("tasks", "line"),
     [
         ("[deploy]", "tasks: in the host's configuration is no mapping"),
+        ("{web.deploy: {}}\nld_deploy_hooks: text", "ld_deploy_hooks: in the host's configuration is no mapping"),
         ("{web.deploy: billing}", "tasks: web.deploy: in the host's configuration is no mapping"),
         ("{web.deploy: {metadata: text, application_key: w, version: '1'}}", "metadata=...) takes a mapping"),
         ("{web.deploy: {aplication_key: w, version: '1'}}", "did you mean application_key?"),
@@ -577,13 +580,14 @@ def test_a_program_of_ones_own(project: Project, name: str, grouped: bool) -> No
 
 QUIET = """
     import atexit, sys
+    before = set(sys.modules)
     from invoke import task
     from ld_deploy_hooks import current_deployment, deployment
 
     @atexit.register
     def loaded():
         heavy = ("requests", "sqlite3", "pluggy", "fabric", "ld_deploy_hooks._outbox")
-        print(*[name for name in heavy if name in sys.modules], file=sys.stderr)
+        print(*[name for name in heavy if name in sys.modules and name not in before], file=sys.stderr)
 
     @task
     @deployment(application_key=lambda c: c.run("echo asked") and "web", version="1")

@@ -11,7 +11,9 @@ from unittest.mock import Mock
 import pytest
 from hosts_kit import Project
 
-invoke = pytest.importorskip("invoke")
+pytest.importorskip("invoke")
+
+import invoke
 
 from ld_deploy_hooks import deployment
 from ld_deploy_hooks._decorator import marks_of
@@ -390,6 +392,39 @@ def test_calls_of_a_run_without_deployments_are_left_as_they_are() -> None:
     Watching(invoke.Collection(main, pre)).execute("main")
     assert [call.task for call in seen] == [pre, main]
     assert all("make_context" not in vars(call) for call in seen)
+
+
+class _NoCopy(invoke.Config):
+    def _clone_init_kwargs(self, *args: Any, **kwargs: Any) -> Any:
+        raise RuntimeError("hunter2")
+
+
+class _NoHosts(Executor):
+    def hosts_of(self, calls: list[Any]) -> list[str | None]:
+        raise RuntimeError("hunter2")
+
+
+@pytest.mark.parametrize(
+    ("executor", "config", "line"),
+    [
+        (Executor, _NoCopy, "Starting a deployment failed with RuntimeError"),
+        (_NoHosts, invoke.Config, "Looking for deployments among the tasks failed with RuntimeError"),
+    ],
+)
+def test_a_fault_of_ours_leaves_the_tasks_alone(
+    executor: Any, config: Any, line: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LD_DEPLOY_DRY_RUN", "1")
+
+    @invoke.task
+    @deployment("web", version="1")
+    def main(c: Any) -> str:
+        return "done"
+
+    with caplog.at_level("WARNING", "ld_deploy_hooks"):
+        assert executor(invoke.Collection(main), config=config()).execute("main") == {main: "done"}
+    assert line in caplog.text
+    assert "hunter2" not in caplog.text
 
 
 def test_a_mock_of_a_configuration_does_not_run_dry() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import http.client
 import inspect
 import json
 import logging
@@ -95,6 +97,7 @@ def test_the_payload_is_sent_exactly_as_it_is(connect: Callable[..., Client], pa
 def test_a_payload_that_is_no_text_is_left_to_the_service(connect: Callable[..., Client]) -> None:
     with Server(reply(400)) as server:
         assert connect(server).post('"\ud800"').outcome == "rejected"
+        assert server.requests[0].body == b'"\xed\xa0\x80"'
 
 
 @pytest.mark.parametrize(("api_version", "sent"), [("beta", "beta"), ("20240415", "20240415"), ("", None)])
@@ -630,7 +633,13 @@ def test_a_certificate_is_verified(
 
 
 @pytest.mark.parametrize(
-    ("variable", "content"), [("REQUESTS_CA_BUNDLE", None), ("REQUESTS_CA_BUNDLE", "garbage"), ("SSL_CERT_FILE", None)]
+    ("variable", "content", "error"),
+    [
+        ("REQUESTS_CA_BUNDLE", None, "OSError"),
+        ("REQUESTS_CA_BUNDLE", "garbage", "SSLError"),
+        # what some systems set for good; the usual authorities are trusted then
+        ("SSL_CERT_FILE", None, "SSLError"),
+    ],
 )
 def test_a_bundle_that_cannot_be_used_trusts_nobody_else(
     connect: Callable[..., Client],
@@ -639,6 +648,7 @@ def test_a_bundle_that_cannot_be_used_trusts_nobody_else(
     tmp_path: Path,
     variable: str,
     content: str | None,
+    error: str,
 ) -> None:
     bundle = tmp_path / "bundle.pem"
     if content is not None:
@@ -647,6 +657,7 @@ def test_a_bundle_that_cannot_be_used_trusts_nobody_else(
     with Server(reply(201), tls=authority.server_side(LOOPBACK)) as server:
         answer = connect(server).post("{}")
         assert answer.outcome == "retry"
+        assert f"({error})" in answer.line
         assert "REQUESTS_CA_BUNDLE" in answer.line
         assert str(bundle) not in answer.line
         assert server.requests == []
@@ -682,6 +693,23 @@ def test_a_proxy_of_the_environment_sees_neither_token_nor_event(
         assert "proxy-authorization" not in server.requests[0].headers
         assert server.connections == 1
         client.close()
+
+
+def test_a_proxy_makes_no_class_for_every_request(
+    connect: Callable[..., Client], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def classes() -> int:
+        return sum(
+            isinstance(thing, type) and issubclass(thing, http.client.HTTPConnection) for thing in gc.get_objects()
+        )
+
+    with Server(reply(407)) as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", proxy.url)
+        client = connect(f"https://{FAR}", loopback=False)
+        client.post("{}")
+        before = classes()
+        client.post("{}")
+        assert classes() == before
 
 
 @pytest.mark.parametrize("exempt", [FAR, f".{FAR.partition('.')[2]}", "*"])

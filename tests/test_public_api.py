@@ -61,11 +61,9 @@ def test_no_public_name_is_a_module_too() -> None:
 
 @pytest.fixture
 def loaded_by(
-    run_python: Callable[..., subprocess.CompletedProcess[str]], child_env: dict[str, str]
+    run_python: Callable[..., subprocess.CompletedProcess[str]], unmeasured_env: dict[str, str]
 ) -> Callable[[str], set[str]]:
     """Return a function that runs a statement in a fresh Python and gives what was loaded by it."""
-    # Coverage itself loads sqlite3.
-    env = {name: value for name, value in child_env.items() if not name.startswith("COVERAGE_")}
 
     def loaded(statement: str) -> set[str]:
         source = (
@@ -73,7 +71,7 @@ def loaded_by(
             f"{statement}\n"
             "loaded = sorted(set(sys.modules) - before)\nimport json\nprint(json.dumps(loaded))"
         )
-        done = run_python(source, env=env)
+        done = run_python(source, env=unmeasured_env)
         assert done.returncode == 0, done.stderr
         assert done.stderr == ""
         return set(json.loads(done.stdout))

@@ -372,7 +372,7 @@ def test_ctrl_c_at_exit_ends_the_wait_and_says_what_stays(deploys: Deploys) -> N
         # Ours has begun to wait when a thread of this process sends the signal.
         main = "threading.main_thread().ident"
         interrupt = f"threading.Timer(0.5, signal.pthread_kill, ({main}, signal.SIGINT)).start()"
-        ended = deploys.run(deploy("pass", f"threading.Timer.daemon = True\natexit.register(lambda: {interrupt})"))
+        ended = deploys.run(deploy(f"atexit.register(lambda: {interrupt})"))
         assert ended.lingered < 2.5
         assert ended.status == 0
         assert "Traceback" not in ended.stderr

@@ -61,6 +61,10 @@ class Transport:
         self._idle: list[tuple[HTTPAdapter, float]] = []
         self._closed = False
 
+    def load(self) -> None:
+        """Import requests now, not with the first request: for one who cares when."""
+        _adapter_class()
+
     def exchange(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, *, most: int) -> Reply:
         """Send one request and return what came back, with at most ``most`` bytes of its body.
 

@@ -308,14 +308,21 @@ class Queue:
             default=0,
         )
 
-    def is_leased(self, *, base_uri: str, owner: str, now: int) -> bool:
-        """Return whether somebody else than ``owner`` is sending anything at this moment."""
-        return bool(
-            self._database.rows(
-                "SELECT 1 FROM events WHERE state = 'waiting' AND base_uri = ? AND lease_owner <> ? AND due > ? LIMIT 1",
-                *(base_uri, owner, now),
+    def settle_deployment(self, id: str, *, state: str, now: int) -> None:
+        """Note that a deployment has ended (``finished``, ``failed``) whose end was delivered past this outbox."""
+        with self.transaction():
+            self._database.change(
+                "UPDATE deployments SET state = ?, ended_at = ? WHERE id = ? AND state = 'open'", state, now, id
             )
+
+    def others_sending(self, *, base_uri: str, owner: str, now: int) -> list[str]:
+        """Return who else than ``owner`` is sending anything at this moment."""
+        rows = self._database.rows(
+            "SELECT DISTINCT lease_owner FROM events"
+            " WHERE state = 'waiting' AND base_uri = ? AND lease_owner <> ? AND due > ?",
+            *(base_uri, owner, now),
         )
+        return [other for (other,) in rows]
 
     def next_due(self, *, base_uri: str, now: int) -> int | None:
         """Return when something can be claimed (Unix milliseconds, ``now`` at the earliest), None if nothing waits."""

@@ -1,0 +1,101 @@
+"""What a process could not record before it had to go: it leaves it beside the outbox, and the next run records it.
+
+That is for an outbox that another process holds for longer than this one may wait.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ld_deploy_hooks._clock import now
+from ld_deploy_hooks._errors import OutboxError
+from ld_deploy_hooks._log import internal_fault
+from ld_deploy_hooks._records import DeploymentEvent, EventType
+from ld_deploy_hooks._recovery import details_of
+
+if TYPE_CHECKING:
+    from ld_deploy_hooks._outbox import Outbox
+
+__all__ = ["Step", "leave", "take_up"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step of a deployment, as it is recorded.
+
+    Attributes:
+        deployment_id: UUID of the deployment.
+        base_uri: the service that it is told to.
+        owner: the process that it belongs to.
+        event: what is told.
+    """
+
+    deployment_id: str
+    base_uri: str
+    owner: str
+    event: DeploymentEvent
+
+    def record(self, box: Outbox) -> bool:
+        """Record it; the very same a second time changes nothing. False: the deployment has ended already."""
+        if self.event.event_type is EventType.STARTED:
+            box.open_deployment(
+                id=self.deployment_id,
+                base_uri=self.base_uri,
+                identity=self.event.identity,
+                owner=self.owner,
+                event=self.event,
+                details=details_of(self.event),
+                now=now(),
+            )
+            return True
+        if self.event.event_type is not EventType.CUSTOM:
+            try:
+                return box.end_deployment(id=self.deployment_id, event=self.event, now=now())
+            except OutboxError:
+                # It does not know the start, which went to a file that is gone or to memory: an end alone is legal.
+                pass
+        box.add_event(deployment_id=self.deployment_id, base_uri=self.base_uri, event=self.event, now=now())
+        return True
+
+
+def leave(folder: Path, owner: str, steps: list[Step]) -> Path | None:
+    """Leave steps, in their order, for the next run; return the file, or None if it could not be written."""
+    path = folder / f"{owner}.json"
+    content = [[step.deployment_id, step.base_uri, step.owner, step.event.to_json()] for step in steps]
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_NOFOLLOW", 0)
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        with open(os.open(path, flags, 0o600), "w", encoding="utf-8") as file:
+            json.dump(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        with suppress(OSError):
+            path.unlink()
+        return None
+    return path
+
+
+def take_up(folder: Path, box: Outbox) -> None:
+    """Record what other processes have left; any number of processes may do this at the same time."""
+    try:
+        files = sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime)
+    except OSError:
+        return
+    for path in files:
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            with box.transaction():
+                for deployment_id, base_uri, owner, event in content:
+                    Step(deployment_id, base_uri, owner, DeploymentEvent.from_json(event)).record(box)
+            path.unlink()
+        except (OSError, OutboxError):
+            # Another was faster, or it is tried again by the next run.
+            continue
+        except Exception as error:
+            internal_fault("Recording what another process has left", error)

@@ -1,0 +1,102 @@
+"""Every run of this process, and what happens to all of them at once: a signal, the exit, a fork."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+from concurrent.futures import Future
+from contextlib import suppress
+from typing import Any, Generic, Protocol, TypeVar
+
+from ld_deploy_hooks._clock import monotonic
+from ld_deploy_hooks._log import internal_fault
+from ld_deploy_hooks._records import Identity
+
+# What it does at exit is registered before our own, and so runs after it: what our own tells is waited for.
+from ld_deploy_hooks._reporter import close_all  # noqa: F401
+from ld_deploy_hooks._signals import Signals
+
+__all__ = ["Registry"]
+
+# Seconds that a process may live on after SIGTERM: Jenkins kills after 5.
+_SIGNAL = 2.0
+
+
+class Present(Protocol):
+    """What the registry needs of a run."""
+
+    def cancel(self, number: int) -> tuple[Any, Future[bool]] | None:
+        """Have the end told of a run that a signal kills; return the recorder and when it is durable."""
+
+    def note_signal(self, number: int) -> None:
+        """Keep in mind that a signal came."""
+
+    def cut_off(self) -> None:
+        """End the run, because its process ends."""
+
+
+R = TypeVar("R", bound=Present)
+
+
+class Registry(Generic[R]):
+    """The runs of this process.
+
+    Attributes:
+        lock: guards the runs and what is here; re-entrant, and another one after a fork.
+        present: every run with somebody inside, pending ones too.
+        open: those that have started, by base URI and identity.
+        parents: identities that the process we were forked from has open: it tells their start and end, not we.
+        signals: handled while any run is open.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.present: list[R] = []
+        self.open: dict[tuple[str, Identity], R] = {}
+        self.parents: set[Identity] = set()
+        self.signals = Signals(self._cut_off, self._note_signal)
+        atexit.register(self._at_exit)
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._after_fork_in_child)
+
+    def only(self) -> R | None:
+        """Return the only run that is open or pending; None when there is none, or more than one."""
+        with self.lock:
+            return self.present[0] if len(self.present) == 1 else None
+
+    def remove(self, run: R, key: tuple[str, Identity] | None) -> None:
+        """Forget a run that is over."""
+        with self.lock:
+            if run in self.present:
+                self.present.remove(run)
+            if key is not None and self.open.get(key) is run:
+                del self.open[key]
+            if not self.open:
+                self.signals.release()
+
+    def _cut_off(self, number: int) -> None:
+        deadline = monotonic() + _SIGNAL
+        told = [cancelled for run in list(self.present) if (cancelled := run.cancel(number)) is not None]
+        for _, future in told:
+            with suppress(Exception):
+                future.exception(max(deadline - monotonic(), 0))
+        for recorder in {recorder for recorder, _ in told}:
+            recorder.send(max(deadline - monotonic(), 0))
+
+    def _note_signal(self, number: int) -> None:
+        for run in list(self.present):
+            run.note_signal(number)
+
+    def _at_exit(self) -> None:
+        for run in list(self.present):
+            try:
+                run.cut_off()
+            except Exception as error:
+                internal_fault("Ending a deployment at exit", error)
+
+    def _after_fork_in_child(self) -> None:
+        self.lock = threading.RLock()
+        self.parents.update(identity for _, identity in self.open)
+        self.present.clear()
+        self.open.clear()

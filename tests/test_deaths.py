@@ -1,0 +1,607 @@
+"""Processes that die without a word, fork, or find their disk full: what they left is told by the next run, once."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fault_kit import MARGIN, PLAIN, Deploys
+from fault_server import FaultServer, answer, repeats, silent, told
+from outbox_kit import end, opened, start
+
+
+@pytest.fixture
+def deploys(child_env: dict[str, str], tmp_path: Path) -> Iterator[Deploys]:
+    deploys = Deploys(child_env, tmp_path)
+    yield deploys
+    deploys.close()
+
+
+@pytest.fixture
+def server(deploys: Deploys) -> Iterator[FaultServer]:
+    with FaultServer() as server:
+        deploys.set(LD_BASE_URI=server.base_uri)
+        yield server
+
+
+# -- SIGKILL at every step --------------------------------------------------------------------------------------------
+
+# Wraps one method of the child's own package so that it is killed there.
+CRASH = """
+def crash(method, when, nth):
+    import ld_deploy_hooks._launchdarkly as service, ld_deploy_hooks._outbox as outbox
+    room = service.Client if method == "post" else outbox.Outbox
+    real = getattr(room, method)
+    calls = []
+    def wrapper(self, *args, **kwargs):
+        calls.append(1)
+        if len(calls) == nth and when == "before":
+            os.kill(os.getpid(), signal.SIGKILL)
+        answer = real(self, *args, **kwargs)
+        if len(calls) == nth and when == "after":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return answer
+    setattr(room, method, wrapper)
+
+def crash_committed(nth):
+    # The nth commit that has recorded anything.
+    import contextlib, ld_deploy_hooks._outbox as outbox
+    real, records, commits = outbox.Outbox.transaction, [], []
+    for name in ("open_deployment", "end_deployment"):
+        def wrapper(self, *args, real=getattr(outbox.Outbox, name), **kwargs):
+            records.append(1)
+            return real(self, *args, **kwargs)
+        setattr(outbox.Outbox, name, wrapper)
+    @contextlib.contextmanager
+    def transaction(self):
+        known = len(records)
+        inner = self._database._depth
+        with real(self):
+            yield
+        if not inner and len(records) > known:
+            commits.append(1)
+            if len(commits) == nth:
+                os.kill(os.getpid(), signal.SIGKILL)
+    outbox.Outbox.transaction = transaction
+"""
+POINTS = [
+    ("open_deployment", "before", 1),
+    ("open_deployment", "after", 1),
+    ("committed", "", 1),
+    ("claim", "before", 1),
+    ("claim", "after", 1),
+    ("post", "before", 1),
+    ("post", "after", 1),
+    ("ack", "before", 1),
+    ("ack", "after", 1),
+    ("end_deployment", "before", 1),
+    ("end_deployment", "after", 1),
+    ("committed", "", 2),
+    ("post", "before", 2),
+    ("post", "after", 2),
+    ("ack", "before", 2),
+    ("ack", "after", 2),
+]
+
+
+@pytest.mark.parametrize(("method", "when", "nth"), POINTS, ids=lambda value: str(value))
+def test_killed_at_any_step_and_run_again_at_once_with_the_same_version(
+    deploys: Deploys, server: FaultServer, method: str, when: str, nth: int
+) -> None:
+    call = f"crash_committed({nth})" if method == "committed" else f"crash({method!r}, {when!r}, {nth})"
+    killed = deploys.run(CRASH + call + PLAIN.replace("print", "flush(); print"))
+    assert killed.status == -signal.SIGKILL
+    again = deploys.run(PLAIN)
+    assert again.status == 3
+    deploys.next_run()
+    facts = told(server.events)["v1"]
+    assert facts[-2:] == ["started", "finished"]
+    assert facts[:-2] in ([], ["started", "failed"], ["started", "finished"])
+    assert bool(facts[:-2]) == ((method, when) not in [("open_deployment", "before"), ("open_deployment", "after")])
+    # Twice only when it was killed between the send and the ack.
+    assert repeats(server.events) <= ((method, when) in [("post", "after"), ("ack", "before"), ("ack", "after")])
+    if facts[:-2] == ["started", "failed"]:
+        failed = next(event for event in server.events if event["eventType"] == "failed")
+        starts = [event["eventTime"] for event in server.events if event["eventType"] == "started"]
+        assert failed["eventMetadata"]["reason"] == "killed"
+        assert starts[0] <= failed["eventTime"] <= starts[-1]
+
+
+# -- ways to die ------------------------------------------------------------------------------------------------------
+
+DEATHS = {
+    "_exit": ("os._exit(4)", 4),
+    "exec": (f"os.execv({sys.executable!r}, [{sys.executable!r}, '-c', 'raise SystemExit(4)'])", 4),
+    "abort": ("os.abort()", -signal.SIGABRT),
+    "crash in C": ("import ctypes; ctypes.string_at(0)", -signal.SIGSEGV),
+    "SIGKILL": ("os.kill(os.getpid(), signal.SIGKILL)", -signal.SIGKILL),
+}
+
+
+@pytest.mark.parametrize("death", DEATHS)
+def test_a_deploy_that_died_without_a_word_is_told_by_the_next_run_once(
+    deploys: Deploys, server: FaultServer, death: str
+) -> None:
+    how, status = DEATHS[death]
+    ended = deploys.run(f"with deployment('billing', version='v1'):\n    {how}\n")
+    assert ended.status == status
+    told_by = deploys.run(PLAIN, "v2")
+    assert told_by.status == 3
+    assert told_by.stderr == ""
+    assert told(server.events) == {"v1": ["started", "failed"], "v2": ["started", "finished"]}
+    deploys.next_run()
+    assert told(server.events)["v1"] == ["started", "failed"]
+    (failed,) = (event for event in server.events if event["eventType"] == "failed")
+    assert failed["eventMetadata"]["reason"] == "killed"
+
+
+ENDS = {
+    "sys.exit(0)": ("sys.exit(0)", 0, "finished", {}),
+    "sys.exit(3)": ("sys.exit(3)", 3, "failed", {"reason": "error", "exitCode": 3}),
+    "an error": ("raise ValueError('secret')", 1, "failed", {"reason": "error", "error": "ValueError"}),
+    "Ctrl-C": ("raise KeyboardInterrupt", -signal.SIGINT, "failed", {"reason": "cancelled"}),
+    "GeneratorExit": ("raise GeneratorExit", 1, "failed", {"reason": "cancelled"}),
+}
+
+
+@pytest.mark.parametrize("way", ENDS)
+def test_the_ways_out_of_a_deploy(deploys: Deploys, server: FaultServer, way: str) -> None:
+    how, status, kind, metadata = ENDS[way]
+    ended = deploys.run(f"with deployment('billing', version='v1'):\n    {how}\n")
+    assert ended.status == status
+    assert told(server.events) == {"v1": ["started", kind]}
+    assert metadata.items() <= server.events[-1]["eventMetadata"].items()
+    assert "secret" not in str(server.events)
+
+
+def test_a_system_exit_in_a_worker_fails_its_own_deployment(deploys: Deploys, server: FaultServer) -> None:
+    source = """
+def work():
+    with deployment("billing", version="v1"):
+        sys.exit(3)
+thread = threading.Thread(target=work)
+thread.start()
+thread.join()
+leave()
+"""
+    assert deploys.run(source).status == 0
+    assert told(server.events) == {"v1": ["started", "failed"]}
+
+
+def test_fifty_threads_that_deploy_at_once(deploys: Deploys, server: FaultServer) -> None:
+    source = """
+gate = threading.Barrier(50)
+def work(number):
+    gate.wait()
+    with deployment("billing", version=f"v{number}"):
+        pass
+threads = [threading.Thread(target=work, args=(number,)) for number in range(50)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+leave()
+"""
+    deploys.set(LD_DEPLOY_FLUSH_TIMEOUT="10")
+    ended = deploys.run(source)
+    assert (ended.status, ended.stderr) == (0, "")
+    assert told(server.events) == {f"v{number}": ["started", "finished"] for number in range(50)}
+    assert repeats(server.events) == 0
+
+
+# -- forks ------------------------------------------------------------------------------------------------------------
+
+FORKS = {
+    "a child that leaves the block": """
+with deployment("billing", version="v1"):
+    if not os.fork():
+        sys.exit(0)
+    assert os.wait()[1] == 0
+""",
+    "a child that runs into an error": """
+with deployment("billing", version="v1"):
+    child = os.fork()
+    if not child:
+        sys.stderr = open(os.devnull, "w")
+        raise ValueError
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
+""",
+    "a child that deploys the same": """
+with deployment("billing", version="v1"):
+    if not os.fork():
+        with deployment("billing", version="v1"):
+            os._exit(0)
+    assert os.wait()[1] == 0
+""",
+    "a child that imports requests right after the entry": """
+with deployment("billing", version="v1"):
+    if not os.fork():
+        import requests
+        os._exit(0)
+    assert os.wait()[1] == 0
+""",
+    "300 children while it sends": """
+with deployment("billing", version="v1") as d:
+    for number in range(300):
+        if number % 50 == 0:
+            d.custom(number=number)
+        child = os.fork()
+        if not child:
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+""",
+    "multiprocessing": """
+import multiprocessing
+with deployment("billing", version="v1"):
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        assert pool.map(abs, [-1, -2]) == [1, 2]
+""",
+}
+
+
+@pytest.mark.parametrize("fork", FORKS)
+def test_a_forked_child_tells_nothing_of_its_parents(deploys: Deploys, server: FaultServer, fork: str) -> None:
+    # Slow enough that the thread of the parent is in the middle of it.
+    server.heal(answer(delay=0.02))
+    ended = deploys.run(FORKS[fork] + "leave(3)")
+    assert ended.status == 3, ended
+    assert ended.stderr == ""
+    facts = told(server.events)["v1"]
+    assert [fact for fact in facts if fact != "custom"] == ["started", "finished"]
+    assert repeats(server.events) == 0
+
+
+def test_a_forked_child_tells_its_own(deploys: Deploys, server: FaultServer) -> None:
+    source = """
+with deployment("billing", version="v1"):
+    if not os.fork():
+        with deployment("web", version="v2"):
+            pass
+        flush()
+        os._exit(0)
+    assert os.wait()[1] == 0
+leave(3)
+"""
+    ended = deploys.run(source)
+    assert (ended.status, ended.stderr) == (3, "")
+    assert told(server.events) == {"v1": ["started", "finished"], "v2": ["started", "finished"]}
+
+
+def test_a_child_that_lives_on_does_not_keep_its_dead_parent_alive(deploys: Deploys, server: FaultServer) -> None:
+    source = """
+with deployment("billing", version="v1"):
+    if not os.fork():
+        time.sleep(60)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    assert deploys.run(source).status == -signal.SIGKILL
+    deploys.next_run()
+    assert told(server.events) == {"v1": ["started", "failed"]}
+
+
+# -- many at once -----------------------------------------------------------------------------------------------------
+
+
+def test_eight_recoverers_at_once_tell_each_killed_deploy_once(deploys: Deploys, server: FaultServer) -> None:
+    source = """
+for number in range(5):
+    deployment("billing", version=f"v{number}").__enter__()
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    assert deploys.run(source).status == -signal.SIGKILL
+    recoverers = [deploys.start_command("flush", "--recover") for _ in range(8)]
+    ended = [recoverer.ends() for recoverer in recoverers]
+    assert {one.status for one in ended} == {0}
+    deploys.next_run()
+    assert told(server.events) == {f"v{number}": ["started", "failed"] for number in range(5)}
+    assert sum(one.stdout.count("told as failed") for one in ended) == 5
+
+
+def test_eight_processes_of_twenty_five_deploys_each(deploys: Deploys, server: FaultServer) -> None:
+    source = """
+for number in range(25):
+    with deployment("billing", version=f"{sys.argv[1]}-{number}"):
+        pass
+leave()
+"""
+    running = [deploys.start(source, f"p{number}") for number in range(8)]
+    for one in running:
+        ended = one.ends()
+        assert ended.status == 0
+        assert "Traceback" not in ended.stderr
+    deploys.next_run()
+    assert len(server.events) == 400
+    assert repeats(server.events) == 0
+    facts = told(server.events)
+    assert len(facts) == 200
+    assert set(map(tuple, facts.values())) == {("started", "finished")}
+
+
+def test_eight_that_send_and_are_killed_at_random_lose_nothing(deploys: Deploys, server: FaultServer) -> None:
+    now = int(time.time() * 1000)
+    with opened(deploys.outbox) as box, box.transaction():
+        for number in range(150):
+            start(box, f"d{number}", of=f"v{number}", base_uri=server.base_uri, now=now)
+            end(box, f"d{number}", of=f"v{number}", now=now)
+    server.heal(answer(delay=0.005))
+    drainers = [deploys.start_command("flush") for _ in range(8)]
+    victims = random.Random(4).sample(drainers, 5)
+    deadline = time.monotonic() + 60
+    for count, victim in enumerate(victims, 1):
+        while len(server.events) < count * 20 and time.monotonic() < deadline:
+            time.sleep(0.002)
+        victim.kill()
+    for drainer in drainers:
+        if drainer not in victims:
+            drainer.ends()
+    deploys.next_run()
+    facts = told(server.events)
+    assert len(facts) == 150
+    assert set(map(tuple, facts.values())) == {("started", "finished")}
+    # Each had at most so many in its hands.
+    assert repeats(server.events) <= 5 * 9
+
+
+# -- the disk ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """Return a folder on a disk of 400 KiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=400k,mode=700", "none", str(folder)]
+    if sys.platform != "linux" or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("needs root on Linux, for a disk of its own")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+FILL = """
+def fill():
+    with open({path!r}, "wb", buffering=0) as file:
+        try:
+            while file.write(b"x" * 512): pass
+        except OSError:
+            pass
+"""
+
+
+def test_a_disk_that_is_full_before_the_start(deploys: Deploys, server: FaultServer, small_disk: Path) -> None:
+    deploys.set(LD_DEPLOY_OUTBOX=str(small_disk / "outbox.db"))
+    fill = FILL.format(path=str(small_disk / "filler"))
+    ended = deploys.run(f"{fill}\nfill()\n{PLAIN}")
+    assert ended.status == 3
+    assert ended.stdout == "deploying\n"
+    assert len(ended.lines) == 1
+    assert "disk is full" in ended.stderr or "FULL" in ended.stderr
+    assert told(server.events) == {"v1": ["started", "finished"]}
+
+
+def test_a_disk_that_fills_up_before_the_end_is_recorded(
+    deploys: Deploys, server: FaultServer, small_disk: Path
+) -> None:
+    deploys.set(LD_DEPLOY_OUTBOX=str(small_disk / "outbox.db"))
+    fill = FILL.format(path=str(small_disk / "filler"))
+    source = f"{fill}\nwith deployment('billing', version='v1'):\n    print('deploying')\n    flush()\n    fill()\nleave(3)"
+    ended = deploys.run(source)
+    assert ended.status == 3
+    assert len(ended.lines) == 1
+    assert ended.lingered < 2 + MARGIN
+    (small_disk / "filler").unlink()
+    deploys.next_run()
+    assert told(server.events) == {"v1": ["started", "finished"]}
+    assert repeats(server.events) == 0
+
+
+def test_a_disk_that_fills_up_before_the_ack(deploys: Deploys, server: FaultServer, small_disk: Path) -> None:
+    deploys.set(LD_DEPLOY_OUTBOX=str(small_disk / "outbox.db"))
+    fill = FILL.format(path=str(small_disk / "filler"))
+    source = f"""{fill}
+import ld_deploy_hooks._launchdarkly as service
+real = service.Client.post
+posts = []
+def post(self, payload):
+    posts.append(1)
+    if len(posts) == 2: fill()
+    return real(self, payload)
+service.Client.post = post
+"""
+    ended = deploys.run(source + PLAIN)
+    assert ended.status == 3
+    assert ended.lingered < 2 + MARGIN
+    assert server.posts == 2
+    (small_disk / "filler").unlink()
+    deploys.next_run()
+    assert told(server.events) == {"v1": ["started", "finished"]}
+    assert repeats(server.events) <= 1
+
+
+def test_another_process_that_holds_the_outbox_for_longer_than_the_deploy_lives(
+    deploys: Deploys, server: FaultServer
+) -> None:
+    deploys.run(PLAIN, "v0")
+    with contextlib.closing(sqlite3.connect(deploys.outbox, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        ended = deploys.run(PLAIN)
+        assert (ended.status, ended.stdout) == (3, "deploying\n")
+        assert ended.lingered < 2 + MARGIN
+        assert 1 <= len(ended.lines) <= 2
+        other.execute("ROLLBACK")
+    deploys.next_run()
+    assert told(server.events) == {"v0": ["started", "finished"], "v1": ["started", "finished"]}
+
+
+PLACES = {
+    "a file in the place of the folder": ("file/outbox.db", True),
+    "a folder in the place of the file": ("folder", True),
+    "nowhere to write": ("/proc/nowhere/outbox.db", True),
+    "a symbolic link": ("link.db", True),
+    "garbage": ("garbage.db", False),
+    "empty": ("empty.db", False),
+    "truncated": ("truncated.db", False),
+    "a newer one": ("newer.db", True),
+    "another program's": ("foreign.db", True),
+    "a stale log": ("stale.db", False),
+    "missing folders": ("a/b/c/outbox.db", False),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_an_outbox_that_cannot_be_used_costs_a_line_and_no_event(
+    deploys: Deploys, server: FaultServer, tmp_path: Path, place: str
+) -> None:
+    name, from_memory = PLACES[place]
+    deploys.run(PLAIN, "v0")
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link.db").symlink_to(tmp_path / "elsewhere.db")
+    (tmp_path / "garbage.db").write_bytes(b"garbage" * 1000)
+    (tmp_path / "empty.db").touch()
+    (tmp_path / "truncated.db").write_bytes(deploys.outbox.read_bytes()[:5000])
+    (tmp_path / "stale.db").touch()
+    (tmp_path / "stale.db-wal").write_bytes(b"\\0" * 5000)
+    shutil.copy(deploys.outbox, tmp_path / "newer.db")
+    for file, statement in (("newer.db", "PRAGMA user_version = 99"), ("foreign.db", "CREATE TABLE other (x)")):
+        with contextlib.closing(sqlite3.connect(tmp_path / file)) as connection:
+            connection.execute(statement)
+            connection.commit()
+    before = (tmp_path / "newer.db").read_bytes()
+    deploys.set(LD_DEPLOY_OUTBOX=str(tmp_path / name))
+    ended = deploys.run(PLAIN)
+    assert (ended.status, ended.stdout) == (3, "deploying\n")
+    assert len(ended.lines) == (1 if from_memory else len(ended.lines))
+    assert told(server.events)["v1"] == ["started", "finished"]
+    assert (tmp_path / "newer.db").read_bytes() == before
+    assert not (tmp_path / "elsewhere.db").exists()
+
+
+# -- odd circumstances ------------------------------------------------------------------------------------------------
+
+NO_THREAD = "threading.stack_size(1 << 46)\n"
+
+
+def test_no_thread_can_be_started(deploys: Deploys, server: FaultServer) -> None:
+    ended = deploys.run(NO_THREAD + PLAIN)
+    assert (ended.status, ended.stdout) == (3, "deploying\n")
+    assert "Traceback" not in ended.stderr
+    assert 1 <= len(ended.lines) <= 3
+    deploys.next_run()
+    assert told(server.events) == {"v1": ["started", "finished"]}
+
+
+def test_no_home(deploys: Deploys, server: FaultServer) -> None:
+    for name in ("HOME", "XDG_STATE_HOME", "LD_DEPLOY_OUTBOX"):
+        del deploys.env[name]
+    deploys.set(HOME="/proc/nowhere")
+    ended = deploys.run(PLAIN)
+    assert (ended.status, ended.stdout) == (3, "deploying\n")
+    assert len(ended.lines) == 1
+    assert told(server.events) == {"v1": ["started", "finished"]}
+
+
+@pytest.mark.parametrize("how", ["closed", "a pipe that nobody reads"])
+def test_stderr_is_gone(deploys: Deploys, server: FaultServer, how: str) -> None:
+    server.heal(answer(401))
+    source = "os.close(2)\n" if how == "closed" else "end = os.pipe()\nos.close(end[0])\nos.dup2(end[1], 2)\n"
+    ended = deploys.run(source + PLAIN)
+    assert (ended.status, ended.stdout) == (3, "deploying\n")
+    server.heal()
+    deploys.next_run()
+    assert told(server.events) == {"v1": ["started", "finished"]}
+
+
+SLOW = {
+    "in the import": """
+class Slow:
+    def find_spec(self, name, path=None, target=None):
+        if name == "requests": time.sleep(30)
+sys.meta_path.insert(0, Slow())
+""",
+    "in a log line": """
+import logging
+class Slow(logging.Handler):
+    def emit(self, record): time.sleep(30) if threading.current_thread() is not threading.main_thread() else None
+logging.getLogger("ld_deploy_hooks").addHandler(Slow())
+""",
+}
+
+
+@pytest.mark.parametrize("where", SLOW)
+def test_an_exit_in_the_middle_of_something_slow(deploys: Deploys, server: FaultServer, where: str) -> None:
+    server.heal(answer(401))
+    ended = deploys.run(SLOW[where] + PLAIN)
+    assert (ended.status, ended.stdout) == (3, "deploying\n")
+    assert ended.lingered < 2 + MARGIN
+    server.heal()
+    deploys.next_run()
+    assert told(server.events) == {"v1": ["started", "finished"]}
+
+
+def test_an_exit_in_the_middle_of_a_post(deploys: Deploys) -> None:
+    with FaultServer(silent) as server:
+        deploys.set(LD_BASE_URI=server.base_uri, LD_DEPLOY_FLUSH_TIMEOUT="0")
+        ended = deploys.run(PLAIN)
+        assert ended.status == 3
+        assert ended.lingered < MARGIN
+        assert len(ended.lines) == 1
+
+
+def test_a_wall_clock_that_is_set_back_an_hour(deploys: Deploys, server: FaultServer) -> None:
+    source = """
+import time as clock
+back = 0
+real = clock.time_ns
+import ld_deploy_hooks._clock
+ld_deploy_hooks._clock.time_ns = lambda: real() - back
+with deployment("billing", version="v1"):
+    back = 3600 * 10**9
+leave(3)
+"""
+    assert deploys.run(source).status == 3
+    assert told(server.events) == {"v1": ["started", "finished"]}
+    begun, ended = server.events
+    assert begun["eventTime"] <= ended["eventTime"] < begun["eventTime"] + 60_000
+
+
+METADATA = {
+    "no JSON": "{'a': object(), 'b': {1, 2}, 3: b'x'}",
+    "NaN": "{'a': float('nan'), 'b': float('inf')}",
+    "cyclic": "(lambda d: d.update(d=d) or d)({})",
+    "1 MB": "{'a': 'x' * 1_000_000}",
+}
+
+
+@pytest.mark.parametrize("metadata", METADATA)
+def test_metadata_that_cannot_be_sent_as_it_is(deploys: Deploys, server: FaultServer, metadata: str) -> None:
+    source = f"with deployment('billing', version='v1', metadata={METADATA[metadata]}):\n    pass\nleave(3)"
+    assert deploys.run(source).status == 3
+    assert told(server.events) == {"v1": ["started", "finished"]}
+    assert all(len(str(event)) < 20_000 for event in server.events)
+
+
+HOOKS = {
+    "raises": "raise ValueError('secret')",
+    "sleeps a minute": "import time; time.sleep(60)",
+    "calls sys.exit": "import sys; sys.exit(9)",
+}
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_a_hook_that_goes_wrong(deploys: Deploys, server: FaultServer, hook: str) -> None:
+    (deploys.folder / "deployhooks.py").write_text(
+        f"from ld_deploy_hooks import hookimpl\n@hookimpl\ndef ld_deploy_started(deployment):\n    {HOOKS[hook]}\n"
+    )
+    ended = deploys.run(PLAIN)
+    assert (ended.status, ended.stdout) == (3, "deploying\n")
+    assert ended.lingered < 2 + MARGIN
+    assert "secret" not in ended.stderr
+    assert told(server.events) == {"v1": ["started", "finished"]}
