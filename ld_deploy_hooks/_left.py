@@ -67,16 +67,18 @@ def leave(folder: Path, owner: str, steps: list[Step]) -> Path | None:
     """Leave steps, in their order, for the next run; return the file, or None if it could not be written."""
     path = folder / f"{owner}.json"
     content = [[step.deployment_id, step.base_uri, step.owner, step.event.to_json()] for step in steps]
+    part = path.with_suffix(".part")
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_NOFOLLOW", 0)
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
-        with open(os.open(path, flags, 0o600), "w", encoding="utf-8") as file:
+        with open(os.open(part, flags, 0o600), "w", encoding="utf-8") as file:
             json.dump(content, file)
             file.flush()
             os.fsync(file.fileno())
+        part.replace(path)
     except OSError:
         with suppress(OSError):
-            path.unlink()
+            part.unlink()
         return None
     return path
 
@@ -84,7 +86,7 @@ def leave(folder: Path, owner: str, steps: list[Step]) -> Path | None:
 def take_up(folder: Path, box: Outbox) -> None:
     """Record what other processes have left; any number of processes may do this at the same time."""
     try:
-        files = sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime)
+        files = sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime)
     except OSError:
         return
     for path in files:

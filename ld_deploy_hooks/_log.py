@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import logging
+import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 __all__ = ["internal_fault", "logger", "say_once"]
+
+# Seconds that stderr may take to take a line.
+_HEARS = 0.1
 
 if TYPE_CHECKING:
     _Adapter = logging.LoggerAdapter[logging.Logger]
@@ -19,9 +23,30 @@ class _Lines(_Adapter):
     """The logger, past whatever a handler of the user's or a stderr that was closed may raise."""
 
     def log(self, level: int, msg: object, *args: Any, **kwargs: Any) -> None:
-        """Log a line; a handler that raises loses it."""
+        """Log a line; a handler that raises loses it, and so does a stderr that nobody reads."""
         with suppress(Exception):
+            if not self.logger.hasHandlers() and not _is_heard():
+                return
             super().log(level, msg, *args, stacklevel=kwargs.pop("stacklevel", 1) + 1, **kwargs)
+
+
+def _is_heard() -> bool:
+    """Whether stderr takes a line now.
+
+    Into a pipe that nobody reads it would be a wait without an end, and into one whose reader has gone the interpreter
+    would fail to write it once more at exit, and change the exit status to 120.
+    """
+    import select
+
+    if sys.stderr is None or not hasattr(select, "poll"):
+        return True
+    poll = select.poll()
+    try:
+        poll.register(sys.stderr.fileno(), select.POLLOUT)
+    except (OSError, ValueError):
+        # Not a file: a test's buffer, a notebook.
+        return True
+    return [event & ~select.POLLOUT for _, event in poll.poll(_HEARS * 1000)] == [0]
 
 
 # No handler of ours: without the user's own logging set-up, logging's last resort writes warnings to stderr.

@@ -1,8 +1,9 @@
 """Who owns an open deployment, and does that process still live?
 
-Every process that records has a file beside the outbox, locked for as long as it lives: the kernel drops a ``flock`` with the
-process, whatever kills it, and other pid namespaces see it too. ``lockf`` and SQLite's own locks are dropped by any close of the
-file, and pids lie across namespaces. The file's mtime is the process's heartbeat: when it was last known to be alive.
+Every process that records has a file beside the outbox, locked for as long as it lives: the kernel drops a ``flock``
+with the process, whatever kills it, and other pid namespaces see it too. ``lockf`` and SQLite's own locks are dropped by
+any close of the file, and pids lie across namespaces. The file's mtime is the process's heartbeat: when it was last known
+to be alive.
 """
 
 from __future__ import annotations

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ld_deploy_hooks._clock import monotonic, now
 from ld_deploy_hooks._errors import OutboxError
 from ld_deploy_hooks._importing import importing
+from ld_deploy_hooks._left import Step
 from ld_deploy_hooks._log import internal_fault, say_once
-from ld_deploy_hooks._records import DeploymentEvent, DeploymentRecord
-from ld_deploy_hooks._recovery import details_of
+from ld_deploy_hooks._records import DeploymentEvent, DeploymentRecord, EventType
 from ld_deploy_hooks._sender import Sender
 from ld_deploy_hooks._settings import Settings, is_loopback
 from ld_deploy_hooks._store import Journal, Store
@@ -48,25 +48,23 @@ class Recorder:
         self._closed = False
         # Deployments whose start is in memory: their end goes there too, and not past it.
         self._in_memory: set[str] = set()
-        self._spare_lock = threading.Lock()
+        # A signal handler may come in while its own thread holds it.
+        self._spare_lock = threading.RLock()
+        # What is not durable yet, in its order; and how those ended whose end alone is in memory, by id.
+        self._undone: dict[int, Step] = {}
+        self._ends_in_memory: dict[str, str] = {}
         self._journals = [self._journal]
         self._sender = Sender(self._journals, self._make_client) if settings.sendable else None
 
     def started(self, event: DeploymentEvent, record: DeploymentRecord) -> Future[list[DeploymentRecord]]:
         """Record that a deployment has started; the future is done when that is durable, and then hooks are told."""
 
+        step = self._step(record.id, event)
+
         def command(box: Outbox) -> list[DeploymentRecord]:
             # LaunchDarkly pairs by identity: what a dead run left open under it ends before this one starts.
             left = self._store.recover(box, base_uri=self.settings.base_uri, identity=record.identity)
-            box.open_deployment(
-                id=record.id,
-                base_uri=self.settings.base_uri,
-                identity=record.identity,
-                owner=self._store.owner_id,
-                event=event,
-                details=details_of(event),
-                now=now(),
-            )
+            step.record(box)
             return left
 
         def tell(left: list[DeploymentRecord]) -> None:
@@ -74,7 +72,7 @@ class Recorder:
             self.plugins.started(record)
 
         self._journal.owns(record.id)
-        recorded = self._record(command, tell, of=record.id)
+        recorded = self._record(command, tell, of=record.id, step=step)
         self._keep_house()
         return recorded
 
@@ -91,13 +89,7 @@ class Recorder:
     def ended(self, event: DeploymentEvent, record: DeploymentRecord, error: BaseException | None) -> Future[bool]:
         """Record that a deployment has ended; the answer is False if it had ended already: nothing is recorded then."""
 
-        def command(box: Outbox) -> bool:
-            try:
-                return box.end_deployment(id=record.id, event=event, now=now())
-            except OutboxError:
-                # It does not know the start, which went to a file that is gone or to memory: an end alone is legal.
-                box.add_event(deployment_id=record.id, base_uri=self.settings.base_uri, event=event, now=now())
-                return True
+        step = self._step(record.id, event)
 
         def tell(recorded: bool) -> None:
             if recorded and record.state == "finished":
@@ -105,7 +97,10 @@ class Recorder:
             elif recorded:
                 self.plugins.failed(record, error)
 
-        return self._record(command, tell, of=record.id)
+        return self._record(step.record, tell, of=record.id, step=step)
+
+    def _step(self, deployment_id: str, event: DeploymentEvent) -> Step:
+        return Step(deployment_id, self.settings.base_uri, self._store.owner_id, event)
 
     def cut_off(self, deployment_id: str, end: Callable[[], tuple[DeploymentEvent, DeploymentRecord]]) -> Future[bool]:
         """Record the end that ``end`` makes in the writer's thread; a signal handler may do nothing but wait."""
@@ -128,11 +123,12 @@ class Recorder:
 
     def custom(self, event: DeploymentEvent, record: DeploymentRecord, metadata: Mapping[str, Any]) -> Future[None]:
         """Record a custom event of a deployment."""
+        step = self._step(record.id, event)
 
         def command(box: Outbox) -> None:
-            box.add_event(deployment_id=record.id, base_uri=self.settings.base_uri, event=event, now=now())
+            step.record(box)
 
-        return self._record(command, lambda _: self.plugins.custom(record, metadata))
+        return self._record(command, lambda _: self.plugins.custom(record, metadata), step=step)
 
     def flush(self, timeout: float) -> None:
         """Wait until nothing more can be delivered and hooks are told, at most ``timeout`` seconds."""
@@ -178,10 +174,7 @@ class Recorder:
                     "next deployment sends them; `ld-deploy flush` does it now."
                 )
         except FutureTimeoutError:
-            lines.append(
-                f"The outbox {self.settings.outbox} did not answer in time, so it is not known what waits in it, and "
-                "the last events of this run may be lost. Another process may hold it: see with `ld-deploy status`."
-            )
+            lines.append(self._leave())
         except OutboxError as error:
             if self._spare is None:
                 lines.append(str(error))
@@ -189,7 +182,21 @@ class Recorder:
             lost = self._spare.pending(max(deadline - monotonic(), 0.05)) if self._spare is not None else 0
             if lost:
                 lines.append(f"{lost} event(s) of this run could not be delivered and are lost: {self._why()}.")
+            elif self._ends_in_memory:
+                # Else they would be taken for killed, and told a second end.
+                self._store.delivered_elsewhere(self._ends_in_memory)
         return " ".join(lines) or None
+
+    def _leave(self) -> str:
+        """Leave what is not durable yet to the next run, as the outbox does not answer in time; return the line."""
+        steps = list(self._undone.values())
+        busy = f"The outbox {self.settings.outbox} did not answer in time; another process may hold it."
+        if not steps:
+            return f"{busy} The next deployment sends what waits in it; `ld-deploy status` shows it."
+        path = self._store.leave(steps)
+        if path is None:
+            return f"{busy} The last {len(steps)} event(s) of this run may be lost: nothing can be written beside it."
+        return f"{busy} The last {len(steps)} event(s) of this run are in {path}; the next deployment sends them."
 
     def _why(self) -> str:
         if self._sender is not None:
@@ -227,17 +234,28 @@ class Recorder:
             client.load()
             return client
 
-    def _record(self, command: Callable[[Outbox], T], tell: Callable[[T], None], *, of: str | None = None) -> Future[T]:
+    def _record(
+        self,
+        command: Callable[[Outbox], T],
+        tell: Callable[[T], None],
+        *,
+        of: str | None = None,
+        step: Step | None = None,
+    ) -> Future[T]:
         """Have ``command`` done in the outbox, or in memory where that cannot be used, and ``tell`` what it answered.
 
         Args:
             command: called with the outbox in the writer's thread.
             tell: called with its answer, once that is durable.
             of: the deployment whose start or end it records.
+            step: what it records, for the next run if this one cannot wait for it.
         """
         durable: Future[T] = Future()
+        if step is not None:
+            self._undone[id(durable)] = step
 
         def settle(done: Future[T]) -> None:
+            self._undone.pop(id(durable), None)
             error = done.exception()
             if error is not None:
                 durable.set_exception(error)
@@ -267,6 +285,8 @@ class Recorder:
                 return
             if of is not None:
                 self._in_memory.add(of)
+                if step is not None and step.event.event_type is not EventType.STARTED:
+                    self._ends_in_memory[of] = step.event.event_type.value
             memory.writer.submit(command).add_done_callback(settle)
 
         if of in self._in_memory:

@@ -7,11 +7,13 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ld_deploy_hooks._clock import monotonic
+from ld_deploy_hooks._errors import OutboxError
 from ld_deploy_hooks._log import internal_fault, logger
 from ld_deploy_hooks._recorder import Recorder
 from ld_deploy_hooks._settings import Settings
@@ -78,15 +80,27 @@ def _store_for(settings: Settings) -> Store:
     return _stores[settings.outbox]
 
 
-def ask_outbox(settings: Settings, question: Callable[[Outbox], T]) -> T:
+def ask_outbox(settings: Settings, question: Callable[[Outbox], T], *, timeout: float | None = None) -> T:
     """Return the answer of the outbox of ``settings``; nothing is sent for it.
 
+    Args:
+        settings: name the outbox.
+        question: called with the outbox.
+        timeout: seconds; None waits as long as the outbox itself does.
+
     Raises:
-        OutboxError: the outbox cannot be used.
+        OutboxError: the outbox cannot be used, or does not answer in time.
     """
     with _lock:
         store = _store_for(settings)
-    return store.writer.submit(question).result()
+    try:
+        return store.writer.submit(question).result(timeout)
+    except FutureTimeoutError:
+        raise OutboxError(
+            f"The outbox {settings.outbox} did not answer in time. Another process may hold it (`fuser` tells): try "
+            "again later.",
+            path=str(settings.outbox),
+        ) from None
 
 
 def flush_all(timeout: float | None = None) -> bool:

@@ -208,6 +208,8 @@ class Sender:
                     source.make_due()
                     held = min((source.held_until() - self._began) / 1000, _HOLD_MOST)
                     self._held_until = max(self._held_until, monotonic() + held)
+                    if held > 0:
+                        self.trouble = f"The service has asked for {held:.0f} s of patience"
             wait: float | None = 0.0
             while not self._closed:
                 self._receive(wait)
@@ -244,11 +246,9 @@ class Sender:
         if attempt in self._flights:
             self._flights.remove(attempt)
             self._idle.append(attempt.worker)
-        else:
-            attempt.worker.put(None)
-            if isinstance(answer, Exception) or answer.outcome != "accepted":
-                # Given up before, and put off then: only a late success changes anything.
-                return
+        elif isinstance(answer, Exception) or answer.outcome != "accepted":
+            # Given up before, and put off then: only a late success changes anything.
+            return
         if isinstance(answer, Exception):
             if not self._muted:
                 internal_fault("Sending an event", answer)
@@ -297,6 +297,7 @@ class Sender:
         late = monotonic() - ATTEMPT
         for attempt in [flight for flight in self._flights if flight.started <= late]:
             self._flights.remove(attempt)
+            attempt.worker.put(None)
             self.trouble = f"No answer came within {ATTEMPT:.0f} s"
             self._put_off(attempt)
 

@@ -1,4 +1,7 @@
-"""Deploys as real child processes, timed from the moment at which they want to exit."""
+"""Deploys as real child processes, timed from the moment at which they want to exit.
+
+Import the fixture ``deploys`` where it is used (and ``# noqa: F401``, as pytest finds it by name).
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,11 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import pytest
 
 TOKEN = "api-0c4f-token-of-the-tests"
 # Seconds by which a process may outlive its flush_timeout, whatever the server does.
@@ -171,3 +176,11 @@ class Deploys:
     def close(self) -> None:
         for running in self._running:
             running.close()
+
+
+@pytest.fixture
+def deploys(child_env: dict[str, str], tmp_path: Path) -> Iterator[Deploys]:
+    """Return deploys on an outbox of their own; nothing of them outlives the test."""
+    deploys = Deploys(child_env, tmp_path)
+    yield deploys
+    deploys.close()

@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from email.utils import formatdate
 from http import HTTPStatus
+from types import MappingProxyType
 from typing import Any
 
 
@@ -45,7 +46,7 @@ Step = Callable[[Exchange], bool]
 
 def answer(
     status: int = 201,
-    headers: Mapping[str, str] | Callable[[], Mapping[str, str]] = {},
+    headers: Mapping[str, str] | Callable[[], Mapping[str, str]] = MappingProxyType({}),
     body: bytes = b"",
     *,
     delay: float = 0.0,
@@ -271,4 +272,3 @@ def repeats(events: list[dict[str, Any]]) -> int:
         known = first.setdefault(event["eventMetadata"]["eventId"], event)
         assert known == event
     return len(events) - len(first)
-

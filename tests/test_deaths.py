@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import random
 import shutil
 import signal
@@ -15,16 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fault_kit import MARGIN, PLAIN, Deploys
+from fault_kit import MARGIN, PLAIN, Deploys, deploys  # noqa: F401
 from fault_server import FaultServer, answer, repeats, silent, told
 from outbox_kit import end, opened, start
-
-
-@pytest.fixture
-def deploys(child_env: dict[str, str], tmp_path: Path) -> Iterator[Deploys]:
-    deploys = Deploys(child_env, tmp_path)
-    yield deploys
-    deploys.close()
 
 
 @pytest.fixture
@@ -391,8 +383,8 @@ def test_a_disk_that_fills_up_before_the_end_is_recorded(
 ) -> None:
     deploys.set(LD_DEPLOY_OUTBOX=str(small_disk / "outbox.db"))
     fill = FILL.format(path=str(small_disk / "filler"))
-    source = f"{fill}\nwith deployment('billing', version='v1'):\n    print('deploying')\n    flush()\n    fill()\nleave(3)"
-    ended = deploys.run(source)
+    body = "    print('deploying')\n    flush()\n    fill()"
+    ended = deploys.run(f"{fill}\nwith deployment('billing', version='v1'):\n{body}\nleave(3)")
     assert ended.status == 3
     assert len(ended.lines) == 1
     assert ended.lingered < 2 + MARGIN
@@ -508,12 +500,27 @@ def test_no_home(deploys: Deploys, server: FaultServer) -> None:
     assert told(server.events) == {"v1": ["started", "finished"]}
 
 
-@pytest.mark.parametrize("how", ["closed", "a pipe that nobody reads"])
+STDERR = {
+    "closed": "os.close(2)\n",
+    "a pipe without a reader": "end = os.pipe()\nos.close(end[0])\nos.dup2(end[1], 2)\n",
+    "a full pipe": """
+reader, writer = os.pipe()
+os.set_blocking(writer, False)
+try:
+    while True: os.write(writer, b"x" * 4096)
+except BlockingIOError:
+    os.set_blocking(writer, True)
+os.dup2(writer, 2)
+""",
+}
+
+
+@pytest.mark.parametrize("how", STDERR)
 def test_stderr_is_gone(deploys: Deploys, server: FaultServer, how: str) -> None:
     server.heal(answer(401))
-    source = "os.close(2)\n" if how == "closed" else "end = os.pipe()\nos.close(end[0])\nos.dup2(end[1], 2)\n"
-    ended = deploys.run(source + PLAIN)
+    ended = deploys.run(STDERR[how] + PLAIN)
     assert (ended.status, ended.stdout) == (3, "deploying\n")
+    assert ended.lingered < 2 + MARGIN
     server.heal()
     deploys.next_run()
     assert told(server.events) == {"v1": ["started", "finished"]}
@@ -529,7 +536,7 @@ sys.meta_path.insert(0, Slow())
     "in a log line": """
 import logging
 class Slow(logging.Handler):
-    def emit(self, record): time.sleep(30) if threading.current_thread() is not threading.main_thread() else None
+    def emit(self, record): time.sleep(1)
 logging.getLogger("ld_deploy_hooks").addHandler(Slow())
 """,
 }

@@ -213,25 +213,6 @@ def test_several_processes_at_once_leave_nothing_behind(told: Told, child_env: d
         assert kinds(mine) == ["started", "failed"]
 
 
-def test_ctrl_c_ends_the_wait_at_exit(told: Told, child_env: dict[str, str], black_hole: str) -> None:
-    import signal
-
-    env = child_env | settings(black_hole, told.outbox, LD_DEPLOY_FLUSH_TIMEOUT="20")
-    process = subprocess.Popen(
-        [sys.executable, "-u", "-c", DEPLOY], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "deployed\n"
-    begun = time.monotonic()
-    while process.poll() is None and time.monotonic() - begun < 15:
-        time.sleep(0.2)
-        process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=10)
-    assert time.monotonic() - begun < 5
-    assert "Traceback" not in stderr
-    assert process.returncode == 3
-
-
 def test_entry_and_exit_do_not_wait_for_the_network(told: Told) -> None:
     told.server.delay = 0.5
     with deployment("warm"):

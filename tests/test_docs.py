@@ -409,6 +409,13 @@ def test_exit_statuses_are_those_of_the_table(command: str, status: int, run: Ru
     assert (done.stderr == "") == (status == 0)
 
 
+def test_status_prints_the_object_that_is_described(run: Run) -> None:
+    done = run("ld-deploy", "status", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    (described,) = re.findall(r"(?s)`status --json` prints one object: (.*?)\n\n", DELIVERY.read_text(encoding="utf-8"))
+    assert set(re.findall("`([a-z_]+)`", described)) - {"state", "events"} == set(json.loads(done.stdout))
+
+
 def texts_of_the_package() -> list[str]:
     """Return every piece of text in the source, as it is between what is put into it."""
     return [

@@ -6,22 +6,15 @@ Each fault meets a real child process, whose exit is timed.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from fault_kit import MARGIN, PLAIN, TOKEN, Deploys, Ended
+from fault_kit import MARGIN, PLAIN, TOKEN, Deploys, Ended, deploys  # noqa: F401
 from fault_server import Exchange, FaultServer, Step, answer, dripping, garbage, hung_up, repeats, silent, told
 from outbox_kit import end, opened, start
 from wire import LOOPBACK, Authority
-
-
-@pytest.fixture
-def deploys(child_env: dict[str, str], tmp_path: Path) -> Iterator[Deploys]:
-    deploys = Deploys(child_env, tmp_path)
-    yield deploys
-    deploys.close()
 
 
 def reset_in(seconds: float, name: str = "X-Ratelimit-Reset", *, clock: float = 0.0) -> Mapping[str, str]:
@@ -89,9 +82,7 @@ FAULTS = {
     "408, 409, 425": delivered(answer(408), answer(409), answer(425), answer()),
     "429 without a hint": delivered(answer(429), answer()),
     "429 with a reset": delivered(answer(429, lambda: reset_in(1)), answer()),
-    "429 with the token's reset": delivered(
-        answer(429, lambda: reset_in(1, "X-Ratelimit-Auth-Token-Reset")), answer()
-    ),
+    "429 with the token's reset": delivered(answer(429, lambda: reset_in(1, "X-Ratelimit-Auth-Token-Reset")), answer()),
     "429 with seconds": delivered(answer(429, {"Retry-After": "1"}), answer()),
     "429 with a date": delivered(
         answer(429, lambda: {"Retry-After": time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(time.time() + 1))}),

@@ -203,6 +203,35 @@ def test_a_start_right_behind_an_end_is_told_behind_it(told: Told) -> None:
     assert sent == ["started", "finished"] * (len(sent) // 2)
 
 
+def test_a_start_waits_for_an_end_that_a_plugin_holds_up(told: Told) -> None:
+    from ld_deploy_hooks import DeploymentEvent, hookimpl
+    from ld_deploy_hooks._reporter import plugins_for
+    from ld_deploy_hooks._settings import resolve
+
+    ending, go = threading.Event(), threading.Event()
+
+    class Slow:
+        @hookimpl
+        def ld_deploy_modify_event(self, event: DeploymentEvent) -> None:
+            if event.event_type == "finished" and not ending.is_set():
+                ending.set()
+                go.wait(0.5)
+
+    plugins_for(resolve()).register(Slow(), "slow", "a test")
+
+    def first() -> None:
+        with deployment("billing"):
+            pass
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    assert ending.wait(5)
+    with deployment("billing"):
+        go.set()
+    thread.join()
+    assert told.kinds() == ["started", "finished"] * 2
+
+
 def test_recursion_asks_once(told: Told) -> None:
     asked = []
 
@@ -223,7 +252,7 @@ def test_recursion_asks_once(told: Told) -> None:
         return depth and dig(depth - 1)
 
     assert dig(30) == 0
-    assert told.kinds() == ["started", "finished"] * 2
+    assert sorted(told.kinds()) == ["finished", "finished", "started", "started"]
 
 
 def test_what_an_inner_one_leaves_open_comes_from_the_outer(told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -366,6 +395,35 @@ def test_a_forked_child_tells_its_own(told: Told, run_python: Any, child_env: di
         ("child", "finished"),
         ("child", "started"),
     ]
+
+
+@needs_fork
+@pytest.mark.parametrize(("seconds", "finished"), [(0.3, True), (30, False)])
+def test_a_fork_waits_for_an_import_in_a_thread_but_not_for_ever(
+    run_python: Any, seconds: float, finished: bool
+) -> None:
+    source = f"""
+import os, threading, time
+from ld_deploy_hooks._importing import importing
+
+def work():
+    global finished
+    with importing():
+        begun.set()
+        time.sleep({seconds})
+        finished = True
+
+begun, finished, start = threading.Event(), False, time.monotonic()
+threading.Thread(target=work, daemon=True).start()
+begun.wait()
+pid = os.fork()
+if not pid:
+    with importing():
+        os._exit(finished)
+assert time.monotonic() - start < 10
+print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+    assert run_python(source, flags=["-W", "ignore::DeprecationWarning"]).stdout == f"{int(finished)}\n"
 
 
 @needs_fork

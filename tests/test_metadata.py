@@ -86,6 +86,13 @@ class Lazy(list):  # type: ignore[type-arg]
         raise RuntimeError("secret")
 
 
+class Shy(dict):  # type: ignore[type-arg]
+    def items(self) -> Any:
+        raise RuntimeError("secret")
+
+    __iter__ = keys = items
+
+
 Point = namedtuple("Point", ["x", "y"])
 huge = 10**400
 
@@ -100,6 +107,7 @@ huge = 10**400
         (Sum(1), 1),
         (Half(0.5), 0.5),
         (Lazy([1]), [1]),
+        (Shy(a=1), {"a": 1}),
         (Point(1, (2, [3])), [1, [2, [3]]]),
         (OrderedDict(b=1, a=2), {"b": 1, "a": 2}),
         (defaultdict(list, a=[1]), {"a": [1]}),
@@ -172,11 +180,12 @@ def test_deep_nesting_is_cut(wrap: Callable[[Any], Any]) -> None:
     for _ in range(50):
         value = wrap(value)
     assert "heart" in json.dumps(jsonable(value))
-    for _ in range(5000):
-        value = wrap(value)
-    told = json.dumps(jsonable(value))
-    assert "heart" not in told
-    assert type(value).__name__ in told
+    for deeper in (1, 200, 5000):
+        for _ in range(deeper):
+            value = wrap(value)
+        told = json.dumps(jsonable(value))
+        assert "heart" not in told
+        assert type(value).__name__ in told
 
 
 def test_containers_that_share_their_content_do_not_explode() -> None:

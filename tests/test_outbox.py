@@ -450,6 +450,41 @@ def test_own_deployments_beyond_what_sqlite_takes_as_parameters_go_first_too(box
     assert ids(box.claim(base_uri=HERE, owner="me", now=10_000, limit=1, own=own)) == ["mine-started"]
 
 
+def test_own_only_leaves_other_streams_alone(box: Outbox) -> None:
+    start(box, "old", of="old")
+    start(box, "killed", of="mine")
+    start(box, "mine", of="mine")
+
+    def next_ones(own: list[str]) -> list[str]:
+        return ids(box.claim(base_uri=HERE, owner="me", now=10_000, limit=9, own=own, own_only=True))
+
+    assert next_ones([]) == []
+    assert next_ones(["mine"]) == ["killed-started"]
+    assert next_ones(["mine"]) == []
+
+
+def test_who_else_is_sending_is_told_by_the_leases_of_that_service(box: Outbox) -> None:
+    for name, uri in (("a", HERE), ("b", HERE), ("c", THERE), ("d", HERE)):
+        start(box, name, of=name, base_uri=uri)
+        claim(box, owner=f"owner of {name}", base_uri=uri, now=10_000)
+    box.release_all("owner of d")
+
+    def others(now: int) -> list[str]:
+        return box.others_sending(base_uri=HERE, owner="owner of a", now=now)
+
+    assert others(69_999) == ["owner of b"]
+    assert others(70_000) == []
+
+
+def test_a_hold_of_a_service_is_kept_for_the_next_run(tmp_path: Path) -> None:
+    with opened(tmp_path / "outbox.db") as box:
+        assert box.held_until(HERE) == 0
+        box.hold(HERE, until=9000)
+        box.hold(HERE, until=5000)
+    with opened(tmp_path / "outbox.db") as box:
+        assert (box.held_until(HERE), box.held_until(THERE)) == (5000, 0)
+
+
 def test_a_clock_that_goes_back_holds_nothing_new_up(box: Outbox) -> None:
     start(box, "d", now=9_000_000)
     assert ids(claim(box, now=1000)) == ["d-started"]
@@ -488,6 +523,25 @@ def test_last_known_alive_is_the_last_event(box: Outbox) -> None:
     assert box.open_of()[0].last_event_at == 1000
     box.add_event(deployment_id="d", base_uri=HERE, event=event("custom", "step", at=5000), now=5000)
     assert box.open_of()[0].last_event_at == 5000
+
+
+def test_details_can_be_added_to(box: Outbox) -> None:
+    start(box, "d")
+    box.note("d", {"signal": 15})
+    box.note("d", {"signal": 1})
+    box.note("unknown", {"signal": 9})
+    assert [one.details for one in box.open_of()] == [{"task": "deploy", "signal": 1}]
+
+
+@pytest.mark.parametrize("state", ["finished", "failed"])
+def test_a_deployment_whose_end_was_told_elsewhere_is_open_no_more(box: Outbox, state: str) -> None:
+    start(box, "d")
+    box.settle_deployment("d", state=state, now=3000)
+    box.settle_deployment("d", state="failed", now=4000)
+    assert end(box, "d") is False
+    (deployment,) = box.deployments(limit=1)
+    assert (deployment.state, deployment.ended_at) == (state, 3000)
+    assert [one.event_id for one in deployment.events] == ["d-started"]
 
 
 def test_history_tells_the_latest_deployments_with_their_events(box: Outbox) -> None:
@@ -668,6 +722,9 @@ OFTEN: dict[str, Callable[[Outbox], object]] = {
     "add_event": lambda box: lone(box, "new"),
     "claim": lambda box: claim(box, limit=8),
     "claim own": lambda box: box.claim(base_uri=HERE, owner="me", now=10_000, limit=8, own=["d", "e"]),
+    "claim own only": lambda box: box.claim(
+        base_uri=HERE, owner="me", now=10_000, limit=8, own=["d", "e"], own_only=True
+    ),
     "claim ignoring backoff": lambda box: box.claim(
         base_uri=HERE, owner="me", now=10_000, limit=8, ignore_backoff=True
     ),
@@ -678,6 +735,11 @@ OFTEN: dict[str, Callable[[Outbox], object]] = {
     "release_all": lambda box: box.release_all("me"),
     "next_due": lambda box: box.next_due(base_uri=HERE, now=1),
     "open_of": lambda box: box.open_of(base_uri=HERE, identity=identity("d")),
+    "others_sending": lambda box: box.others_sending(base_uri=HERE, owner="me", now=10_000),
+    "hold": lambda box: box.hold(HERE, until=1),
+    "held_until": lambda box: box.held_until(HERE),
+    "note": lambda box: box.note("d", {"more": 1}),
+    "settle_deployment": lambda box: box.settle_deployment("d", state="failed", now=1),
     "deployments": lambda box: box.deployments(limit=5),
     "lone_events": lambda box: box.lone_events(limit=5),
 }

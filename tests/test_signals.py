@@ -11,24 +11,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fault_kit import Deploys
+from fault_kit import Deploys, deploys  # noqa: F401
 from fault_server import FaultServer, answer, silent, told
 from outbox_kit import opened
 from ssh import SSHHosts
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 
-# How long a deploy may live on after a signal beside a fast service: it dies 0.35 to 0.75 s after it on a quiet machine.
+# How long a deploy may live on after a signal beside a fast service, in seconds: 0.35 to 0.75 on a quiet machine.
 SOON = 1.5
 # And beside one that does not answer: 2 s are waited for it.
 BOUND = 2.0 + 1.0
-
-
-@pytest.fixture
-def deploys(child_env: dict[str, str], tmp_path: Path) -> Iterator[Deploys]:
-    deploys = Deploys(child_env, tmp_path)
-    yield deploys
-    deploys.close()
 
 
 @pytest.fixture

@@ -86,8 +86,7 @@ def make_file(path: Path) -> None:
 def set_aside(path: Path) -> Path:
     """Move a damaged file and what SQLite keeps beside it to names that nothing has yet; return the file's new name.
 
-    The name tells when the file was last written (UTC). Call it under :func:`folder_lock`, and close no
-    connection to the file afterwards.
+    The name tells when the file was last written (UTC). Call it under :func:`folder_lock`.
 
     Raises:
         OSError: it cannot be moved.

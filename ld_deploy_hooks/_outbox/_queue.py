@@ -317,10 +317,11 @@ class Queue:
 
     def others_sending(self, *, base_uri: str, owner: str, now: int) -> list[str]:
         """Return who else than ``owner`` is sending anything at this moment."""
+        # The plus keeps SQLite to the few that are leased; any number may wait for a retry.
         rows = self._database.rows(
             "SELECT DISTINCT lease_owner FROM events"
-            " WHERE state = 'waiting' AND base_uri = ? AND lease_owner <> ? AND due > ?",
-            *(base_uri, owner, now),
+            " WHERE lease_owner > '' AND lease_owner <> ? AND +base_uri = ? AND due > ?",
+            *(owner, base_uri, now),
         )
         return [other for (other,) in rows]
 

@@ -1,6 +1,7 @@
 """``ld-deploy``: looks after the outbox from a shell or a CI job.
 
-Exit statuses: 0 all is well; 1 something is left, and a line says what and why; 2 the command line or a setting cannot be used.
+Exit statuses: 0 all is well; 1 something is left, and a line says what and why; 2 the command line, a setting or the
+outbox cannot be used.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ def parser() -> argparse.ArgumentParser:
     whole = argparse.ArgumentParser(
         prog="ld-deploy",
         description="Tell LaunchDarkly about deployments: look after the events that wait in the outbox.",
-        epilog="Settings come from LD_ACCESS_TOKEN, LD_BASE_URI, LD_DEPLOY_OUTBOX and the rest of the table in the README. No "
-        "option takes the token: it would show in `ps`.",
+        epilog="Settings come from LD_ACCESS_TOKEN, LD_BASE_URI, LD_DEPLOY_OUTBOX and the rest of the table in the "
+        "README. No option takes the token: it would show in `ps`.",
     )
     whole.add_argument("--version", action="version", version=f"ld-deploy-hooks {__version__}")
     commands = whole.add_subparsers(title="commands", dest="command", required=True, metavar="COMMAND")
@@ -41,14 +42,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     from ld_deploy_hooks._errors import DeployHooksError
 
     try:
-        return int(arguments.run(arguments))
+        status = int(arguments.run(arguments))
+        sys.stdout.flush()
+        return status
     except DeployHooksError as error:
         print(f"ld-deploy: {error}", file=sys.stderr)
         return 2
     except BrokenPipeError:
-        # Whoever reads our output has seen enough; the interpreter is not to find the closed pipe when it flushes at exit.
+        # Whoever reads our output has seen enough; the interpreter is not to find the closed pipe at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
         return 130
+    finally:
+        from ld_deploy_hooks._reporter import close_all
 
+        # At once: whoever has pressed Ctrl-C does not want to wait for what a deploy would wait for at its exit.
+        close_all()

@@ -6,13 +6,20 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from ld_deploy_hooks._outbox import Outbox
 
 __all__ = ["add_to"]
 
 # Seconds in all, unless --timeout says otherwise.
 _TIMEOUT = 60.0
+# Seconds that the outbox has to say what is left.
+_MOMENT = 1.0
+
+T = TypeVar("T")
 
 
 def add_to(commands: Any) -> None:
@@ -20,13 +27,14 @@ def add_to(commands: Any) -> None:
     command = commands.add_parser(
         "flush",
         help="send what waits in the outbox",
-        description="Send what waits in the outbox, and wait until it is delivered. Exits 0 when nothing is left, 1 when something is.",
+        description="Send what waits in the outbox, and wait until it is delivered. Exits 0 when nothing is left, 1 "
+        "when something is.",
     )
     command.add_argument(
         "--recover",
         action="store_true",
-        help="first tell as failed what killed processes left open; for a step that runs whatever came before it: GitHub's "
-        "`if: always()`, GitLab's `after_script`, Jenkins' `post`",
+        help="first tell as failed what killed processes left open; for a step that runs whatever came before it: "
+        "GitHub's `if: always()`, GitLab's `after_script`, Jenkins' `post`",
     )
     command.add_argument(
         "--timeout", type=_seconds, default=_TIMEOUT, metavar="S", help="seconds to wait at most, in all (default: 60)"
@@ -35,44 +43,45 @@ def add_to(commands: Any) -> None:
 
 
 def _seconds(text: str) -> float:
-    value = float(text)
-    if not 0 <= value <= 86_400:
-        raise argparse.ArgumentTypeError("give seconds, from 0 to 86400")
-    return value
+    with suppress(ValueError):
+        value = float(text)
+        if 0 <= value <= 86_400:
+            return value
+    raise argparse.ArgumentTypeError("give seconds, from 0 to 86400")
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from ld_deploy_hooks._reporter import ask_outbox, close_all, reporter_for
+    from ld_deploy_hooks._reporter import ask_outbox, reporter_for
     from ld_deploy_hooks.cli._settings import settings_or_exit
 
     deadline = time.monotonic() + arguments.timeout
     settings = settings_or_exit()
+
+    def ask(question: Callable[[Outbox], T]) -> T:
+        # It has a moment even when the time is over: what is left can be told only by the outbox.
+        return ask_outbox(settings, question, timeout=max(deadline - time.monotonic(), _MOMENT))
+
+    before = ask(lambda box: box.counts(base_uri=settings.base_uri))
     reporter = reporter_for(settings)
-    before = ask_outbox(settings, lambda box: box.counts(base_uri=settings.base_uri))
     if arguments.recover:
         for record in reporter.recover():
-            print(
-                f"{record.identity.application_key} {record.identity.version} to {record.identity.environment_key}: its process "
-                f"was killed; told as failed ({record.reason})"
-            )
-    with _progress(lambda: ask_outbox(settings, lambda box: box.counts(base_uri=settings.base_uri)).pending) as shown:
+            where = f"{record.identity.application_key} {record.identity.version} to {record.identity.environment_key}"
+            print(f"{where}: its process was killed; told as failed ({record.reason})")
+    with _progress(lambda: ask(lambda box: box.counts(base_uri=settings.base_uri)).pending) as shown:
         reporter.send(max(deadline - time.monotonic(), 0), shown)
-    after = ask_outbox(settings, lambda box: box.counts(base_uri=settings.base_uri))
-    delivered = after.delivered - before.delivered
-    print(f"{delivered} event(s) delivered to {settings.base_uri}")
-    for base_uri, number in ask_outbox(settings, lambda box: box.waiting_elsewhere(settings.base_uri)).items():
+    after = ask(lambda box: box.counts(base_uri=settings.base_uri))
+    print(f"{after.delivered - before.delivered} event(s) delivered to {settings.base_uri}")
+    for base_uri, number in ask(lambda box: box.waiting_elsewhere(settings.base_uri)).items():
         print(
             f"{number} event(s) wait for {base_uri}: set LD_BASE_URI to it, or `ld-deploy retry --base-uri {base_uri}`"
         )
-    if after.rejected > before.rejected:
-        print(
-            f"{after.rejected - before.rejected} event(s) were rejected: `ld-deploy status` says why", file=sys.stderr
-        )
-    left = reporter.left()
+    rejected = after.rejected - before.rejected
+    if rejected > 0:
+        print(f"{rejected} event(s) were rejected: `ld-deploy status` says why", file=sys.stderr)
+    left = reporter.left(_MOMENT)
     if left is not None:
         print(left, file=sys.stderr)
-    close_all()
-    return int(left is not None or after.rejected > before.rejected)
+    return int(left is not None or rejected > 0)
 
 
 @contextmanager

@@ -25,7 +25,7 @@ def add_to(commands: Any) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from ld_deploy_hooks._reporter import ask_outbox, close_all
+    from ld_deploy_hooks._reporter import ask_outbox
     from ld_deploy_hooks.cli._settings import settings_or_exit
 
     settings = settings_or_exit()
@@ -41,5 +41,4 @@ def _run(arguments: argparse.Namespace) -> int:
     else:
         again = ask_outbox(settings, lambda box: box.requeue_rejected(base_uri=settings.base_uri, now=now))
         print(f"{again} rejected event(s) put back in line for {settings.base_uri}")
-    close_all()
     return 0

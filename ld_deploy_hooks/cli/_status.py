@@ -20,7 +20,7 @@ def add_to(commands: Any) -> None:
     command = commands.add_parser(
         "status",
         help="show recent deployments and what became of their events",
-        description="Show recent deployments, and for each whether its events were delivered, or what still waits and why.",
+        description="Show recent deployments, and for each whether its events were delivered, or what waits and why.",
     )
     command.add_argument("--json", action="store_true", help="print one JSON object")
     command.add_argument("--limit", type=int, default=20, metavar="N", help="how many deployments (default: 20)")
@@ -28,14 +28,13 @@ def add_to(commands: Any) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from ld_deploy_hooks._reporter import ask_outbox, close_all
+    from ld_deploy_hooks._reporter import ask_outbox
     from ld_deploy_hooks.cli._settings import settings_or_exit
 
     settings = settings_or_exit()
     counts = ask_outbox(settings, lambda box: box.counts())
     deployments = ask_outbox(settings, lambda box: box.deployments(limit=arguments.limit))
     elsewhere = ask_outbox(settings, lambda box: box.waiting_elsewhere(settings.base_uri))
-    close_all()
     if arguments.json:
         print(json.dumps(_as_json(str(settings.outbox), settings.base_uri, counts, deployments, elsewhere), indent=2))
         return 0
