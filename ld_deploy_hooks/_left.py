@@ -71,7 +71,7 @@ def leave(folder: Path, owner: str, steps: list[Step]) -> Path | None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_NOFOLLOW", 0)
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
-        with open(os.open(part, flags, 0o600), "w", encoding="utf-8") as file:
+        with os.fdopen(os.open(part, flags, 0o600), "w", encoding="utf-8") as file:
             json.dump(content, file)
             file.flush()
             os.fsync(file.fileno())

@@ -1,9 +1,9 @@
 """Who owns an open deployment, and does that process still live?
 
 Every process that records has a file beside the outbox, locked for as long as it lives: the kernel drops a ``flock``
-with the process, whatever kills it, and other pid namespaces see it too. ``lockf`` and SQLite's own locks are dropped by
-any close of the file, and pids lie across namespaces. The file's mtime is the process's heartbeat: when it was last known
-to be alive.
+with the process, whatever kills it, and other pid namespaces see it too. ``lockf`` and SQLite's own locks are dropped
+by any close of the file, and pids lie across namespaces. The file's mtime is the process's heartbeat: when it was last
+known to be alive.
 """
 
 from __future__ import annotations
@@ -171,7 +171,7 @@ def _machine() -> str:
 
 
 def _is_of_this_machine(host: str, boot: str) -> bool:
-    """Whether a lock on a local disk means anything: after a reboot the host is the same, in a container the boot is."""
+    """Whether a lock on a local disk means anything: the host is the same after a reboot, the boot in a container."""
     our_host, our_boot = _machine().split("\n")
     return host == our_host or (bool(our_boot) and boot == our_boot)
 

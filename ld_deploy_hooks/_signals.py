@@ -97,8 +97,8 @@ class _Handler:
             os.kill(os.getpid(), number)
 
 
-# A fork of the main thread holds locks (logging's, for one) that our threads may need: what would wait for these threads
-# comes after it. The fork takes so long that half of the signals to one who forks arrive in it.
+# A fork of the main thread holds locks (logging's, for one) that our threads may need: what would wait for these
+# threads comes after it. The fork takes so long that half of the signals to one who forks arrive in it.
 _forking = False
 _deferred: list[tuple[int, Callable[[], None]]] = []
 # By thread, what was blocked before. A signal to a child that has not begun yet would be lost in it, having a handler.

@@ -66,9 +66,9 @@ class Store:
             except OSError as error:
                 box.close()
                 raise OutboxError(
-                    f"The folder {self._owners} cannot be used ({type(error).__name__}), and without it others would take "
-                    "what this process has open for left behind. Make it writable, or set LD_DEPLOY_OUTBOX to another "
-                    "place.",
+                    f"The folder {self._owners} cannot be used ({type(error).__name__}), and without it others would "
+                    "take what this process has open for left behind. Make it writable, or set LD_DEPLOY_OUTBOX to "
+                    "another place.",
                     path=str(self._path),
                 ) from None
         if self._left is not None:

@@ -1,6 +1,6 @@
 """Deploys as real child processes, timed from the moment at which they want to exit.
 
-Import the fixture ``deploys`` where it is used (and ``# noqa: F401``, as pytest finds it by name).
+A test file imports the fixture that it uses: ``from fault_kit import Deploys, deploys_fixture  # noqa: F401``.
 """
 
 from __future__ import annotations
@@ -178,8 +178,8 @@ class Deploys:
             running.close()
 
 
-@pytest.fixture
-def deploys(child_env: dict[str, str], tmp_path: Path) -> Iterator[Deploys]:
+@pytest.fixture(name="deploys")
+def deploys_fixture(child_env: dict[str, str], tmp_path: Path) -> Iterator[Deploys]:
     """Return deploys on an outbox of their own; nothing of them outlives the test."""
     deploys = Deploys(child_env, tmp_path)
     yield deploys

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from fault_kit import PLAIN, TOKEN, Deploys, deploys  # noqa: F401
+from fault_kit import PLAIN, TOKEN, Deploys, deploys_fixture  # noqa: F401
 from fault_server import FaultServer, answer, silent, told
 
 KILLED = "deployment('billing', version=sys.argv[1]).__enter__()\nos.kill(os.getpid(), signal.SIGKILL)\n"

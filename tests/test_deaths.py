@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fault_kit import MARGIN, PLAIN, Deploys, deploys  # noqa: F401
+from fault_kit import MARGIN, PLAIN, Deploys, deploys_fixture  # noqa: F401
 from fault_server import FaultServer, answer, repeats, silent, told
 from outbox_kit import end, opened, start
 

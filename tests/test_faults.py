@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from fault_kit import MARGIN, PLAIN, TOKEN, Deploys, Ended, deploys  # noqa: F401
+from fault_kit import MARGIN, PLAIN, TOKEN, Deploys, Ended, deploys_fixture  # noqa: F401
 from fault_server import Exchange, FaultServer, Step, answer, dripping, garbage, hung_up, repeats, silent, told
 from outbox_kit import end, opened, start
 from wire import LOOPBACK, Authority

@@ -324,6 +324,15 @@ def test_hints_hold_everything_back(status: int, headers: list[str], hold_back: 
     assert answer.hold_back == (None if hold_back is None else pytest.approx(hold_back))
 
 
+def test_a_date_without_a_time_zone_is_universal_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setenv("TZ", "EST5")
+        time.tzset()
+        answer = post(reply(429, "", AT, f"Retry-After: {formatdate(NOW + 42)}"))
+    time.tzset()
+    assert answer.hold_back == 42.0
+
+
 @pytest.mark.parametrize("date", [[], ["Date: yesterday"]])
 def test_without_the_servers_time_ours_must_do(date: list[str]) -> None:
     answer = post(reply(429, "", *date, f"X-Ratelimit-Reset: {int((time.time() + 8) * 1000)}"))

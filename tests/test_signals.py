@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fault_kit import Deploys, deploys  # noqa: F401
+from fault_kit import Deploys, deploys_fixture  # noqa: F401
 from fault_server import FaultServer, answer, silent, told
 from outbox_kit import opened
 from ssh import SSHHosts
