@@ -59,6 +59,6 @@ class OutboxError(DeployHooksError):
 class DropEvent(Exception):
     """Raised by a plugin in ``ld_deploy_modify_event``: do not tell this event.
 
-    On a ``started`` event the whole deployment is not told; on a ``custom`` event only that one. On an end it is refused:
-    LaunchDarkly would show the deployment as "In progress" for ever.
+    On a ``started`` event the whole deployment is not told; on a ``custom`` event only that one. On an end it is
+    refused: LaunchDarkly would show the deployment as "In progress" for ever.
     """

@@ -200,7 +200,9 @@ class Recorder:
 
     def _why(self) -> str:
         if self._sender is not None:
-            return self._sender.stopped or self._sender.trouble or "there was not enough time to send them"
+            if self._sender.stopped:
+                return "LaunchDarkly refused one of them, as was said above"
+            return (self._sender.trouble or "there was not enough time to send them").rstrip(".")
         if self.settings.access_token is not None:
             return "the access token or the base URI cannot be used"
         return "no access token is set (LD_ACCESS_TOKEN)"

@@ -50,7 +50,8 @@ class Identity(NamedTuple):
 def legal_version(version: str) -> str:
     """Return ``version`` with what LaunchDarkly would refuse replaced by ``-``.
 
-    LaunchDarkly's document allows letters, digits, ``.``, ``-`` and ``_``. The answer is empty when nothing legal is left.
+    LaunchDarkly's document allows letters, digits, ``.``, ``-`` and ``_``. The answer is empty when nothing legal is
+    left.
     """
     return _ILLEGAL_IN_VERSION.sub("-", version).strip("-") if _ILLEGAL_IN_VERSION.search(version) else version
 

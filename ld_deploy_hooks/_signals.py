@@ -85,7 +85,7 @@ class _Handler:
             self.before(number, frame)
             return
         if _forking:
-            _deferred.append((os.getpid(), lambda: self._die(number)))
+            _deferred.append(lambda: self._die(number))
             return
         self._die(number)
 
@@ -100,7 +100,7 @@ class _Handler:
 # A fork of the main thread holds locks (logging's, for one) that our threads may need: what would wait for these
 # threads comes after it. The fork takes so long that half of the signals to one who forks arrive in it.
 _forking = False
-_deferred: list[tuple[int, Callable[[], None]]] = []
+_deferred: list[Callable[[], None]] = []
 # By thread, what was blocked before. A signal to a child that has not begun yet would be lost in it, having a handler.
 _masks: dict[int, set[signal.Signals]] = {}
 
@@ -113,22 +113,38 @@ def _before_fork() -> None:
         _masks[threading.get_ident()] = signal.pthread_sigmask(signal.SIG_BLOCK, ours)  # type: ignore[assignment]
 
 
-def _after_fork() -> None:
+def _after_fork_in_parent() -> None:
     global _forking
     mask = _masks.pop(threading.get_ident(), None)
-    # In a child of another thread that is the main thread; what it inherited is its parent's.
     if _forking and threading.current_thread() is threading.main_thread():
         _forking = False
         while _deferred:
-            process, die = _deferred.pop()
-            if process == os.getpid():
-                die()
+            _deferred.pop()()
+    if mask is not None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _after_fork_in_child() -> None:
+    """Put the old handlers back: the child owns nothing that is open.
+
+    A signal that reaches a handler in Python right before a wait in C does not end that wait: multiprocessing's
+    workers, which SIGTERM is to end, would now and then live on.
+    """
+    global _forking
+    _forking = False
+    _deferred.clear()
+    for number in _numbers():
+        handler = signal.getsignal(number)
+        if isinstance(handler, _Handler):
+            signal.signal(number, handler.before)
+    mask = _masks.pop(threading.get_ident(), None)
+    _masks.clear()
     if mask is not None:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
 
 
 def _numbers() -> list[int]:

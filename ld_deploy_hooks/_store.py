@@ -59,6 +59,11 @@ class Store:
             from ld_deploy_hooks._outbox import Outbox, on_network
 
         box = Outbox(self._path)
+        if box.set_aside is not None:
+            say_once(
+                f"The outbox {self._path} was damaged; it was moved to {box.set_aside} and a new one was made. What "
+                "waited in it is not sent: keep that file if you need to know what it was."
+            )
         if self._path is not None and self._owners is not None and self._owner is None:
             self._on_network = on_network(self._path)
             try:
@@ -86,9 +91,11 @@ class Store:
         recovered = self.recover(box)
         dead = [owner for owner in owners_in(self._owners) if self._death_of(owner) is not None] if self._owners else []
         box.void_leases(dead)
-        for given_up in box.prune(now=now()):
+        given_up = box.prune(now=now())
+        if given_up:
             say_once(
-                f"The event {given_up.event_id} was given up: {given_up.reason}. It is kept in the outbox as rejected."
+                f"{len(given_up)} event(s) in {self._path} were given up: {given_up[0].reason}. They are kept as "
+                "rejected; `ld-deploy retry` puts them back in line."
             )
         for owner in dead:
             forget_dead(self._owners, owner)

@@ -8,12 +8,11 @@ from __future__ import annotations
 import importlib.util
 import ipaddress
 import os
-import re
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,18 +24,6 @@ ROOT = Path(__file__).resolve().parent.parent
 _KEPT = {"COLUMNS", "LANG", "LC_ALL", "LC_CTYPE", "PATH", "PYTHONPATH", "SYSTEMROOT", "TERM", "TMPDIR", "VIRTUAL_ENV"}
 _MEASURING = "COVERAGE_"
 _PATIENCE = 2.0  # seconds for what is ending already
-
-_HOSTS = re.compile(r"\b(import|from) (invoke|fabric)\b|\bld_deploy_hooks\.(invoke|fabric)\b|['\"](inv|fab)['\"]")
-
-
-def pytest_collection_modifyitems(items: Iterable[pytest.Item]) -> None:
-    """Mark as ``hosts`` every test of a file that imports or runs Invoke or Fabric, itself or in a child."""
-    files: dict[Path, bool] = {}
-    for item in items:
-        if item.path not in files:
-            files[item.path] = bool(_HOSTS.search(item.path.read_text(encoding="utf-8")))
-        if files[item.path]:
-            item.add_marker("hosts")
 
 
 # -- environment ------------------------------------------------------------------------------------------------------

@@ -251,6 +251,20 @@ def test_a_forked_child_tells_nothing_of_its_parents(deploys: Deploys, server: F
     assert repeats(server.events) == 0
 
 
+def test_a_forked_child_has_the_signal_handlers_of_before(deploys: Deploys) -> None:
+    source = """
+with deployment("billing", version="v1"):
+    assert callable(signal.getsignal(signal.SIGTERM))
+    child = os.fork()
+    if not child:
+        os._exit(signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL)
+    assert os.waitpid(child, 0)[1] == 0
+    assert callable(signal.getsignal(signal.SIGTERM))
+leave(3)
+"""
+    assert deploys.run(source).status == 3
+
+
 def test_a_forked_child_tells_its_own(deploys: Deploys, server: FaultServer) -> None:
     source = """
 with deployment("billing", version="v1"):

@@ -588,13 +588,18 @@ def test_what_is_readdressed_keeps_its_order_and_takes_its_deployment_along(box:
     start(box, "told", of="c", base_uri=THERE)
     told = claim(box, base_uri=THERE)[-1]
     box.ack(told.id, owner="me", now=10_000)
+    box.add_event(deployment_id="told", base_uri=THERE, event=event("custom", "told-step", of="c"), now=1500)
     box.release_all("me")
     box.retry_later(claim(box, base_uri=THERE)[0].id, owner="me", next_attempt=90_000, now=10_000)
     box.release_all("me")
-    assert box.readdress(from_base_uri=THERE, to_base_uri=HERE, now=10_000) == 3
+    assert box.readdress(from_base_uri=THERE, to_base_uri=HERE, now=10_000) == 4
     assert end(box, "begun", of="b")
     assert end(box, "told", of="c")
-    assert drain(box) == ["old-started", "begun-started", "old-failed", "begun-finished", "new-started"]
+    assert drain(box) == [
+        *("old-started", "begun-started", "told-step"),
+        *("old-failed", "begun-finished"),
+        "new-started",
+    ]
     assert drain(box, base_uri=THERE) == ["told-finished"]
     assert {one.id: one.base_uri for one in box.deployments(limit=9)} == {
         "old": HERE,

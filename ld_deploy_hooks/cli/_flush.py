@@ -37,12 +37,12 @@ def add_to(commands: Any) -> None:
         "GitHub's `if: always()`, GitLab's `after_script`, Jenkins' `post`",
     )
     command.add_argument(
-        "--timeout", type=_seconds, default=_TIMEOUT, metavar="S", help="seconds to wait at most, in all (default: 60)"
+        "--timeout", type=seconds, default=_TIMEOUT, metavar="S", help="seconds to wait at most, in all (default: 60)"
     )
     command.set_defaults(run=_run)
 
 
-def _seconds(text: str) -> float:
+def seconds(text: str) -> float:
     with suppress(ValueError):
         value = float(text)
         if 0 <= value <= 86_400:
