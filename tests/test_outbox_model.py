@@ -61,7 +61,6 @@ class Model(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.folder = Path(tempfile.mkdtemp(prefix="outbox-model-"))
         self.lives = 0
         self.now = 1_000_000
         self.events: list[Event] = []
@@ -70,16 +69,21 @@ class Model(RuleBasedStateMachine):
 
     @initialize()
     def first_starters(self) -> None:
+        # Not before: hypothesis makes machines that it never runs, nor tears down.
+        self.folder = Path(tempfile.mkdtemp(prefix="outbox-model-"))
         self.path = self.folder / "0" / "outbox.db"
         self.boxes = [Outbox(self.path) for _ in range(3)]
         self.owners = ["p0", "p1", "p2"]
 
     def teardown(self) -> None:
-        if hasattr(self, "boxes"):
+        if not hasattr(self, "folder"):
+            return
+        try:
             self._deliver_what_is_left()
+        finally:
             for box in self.boxes:
                 box.close()
-        shutil.rmtree(self.folder)
+            shutil.rmtree(self.folder)
 
     def _deliver_what_is_left(self) -> None:
         self.now += LEASE

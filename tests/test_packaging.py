@@ -104,7 +104,7 @@ def test_the_sdist_holds_all_that_the_source_tree_is_worked_with(built: Path) ->
         files = {name.partition("/")[2] for name in sdist.getnames()}
     tree = {
         path.relative_to(ROOT)
-        for folder in ("docs", "examples", "ld_deploy_hooks", "tests")
+        for folder in ("benchmarks", "docs", "examples", "ld_deploy_hooks", "tests")
         for path in (ROOT / folder).rglob("*")
         if path.is_file()
     }
