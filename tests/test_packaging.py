@@ -48,7 +48,7 @@ REQUIRES = {
 # Rooms that need more than the package requires.
 WITH_AN_EXTRA = {"fabric", "invoke", "pytest_plugin", "plugins.opentelemetry"}
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("packaging")]
+pytestmark = pytest.mark.slow
 
 
 def run(*command: str | Path, cwd: Path) -> str:

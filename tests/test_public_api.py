@@ -96,7 +96,6 @@ def test_no_name_loads_a_host_or_the_network(loaded_by: Callable[[str], set[str]
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("mypy")
 @pytest.mark.skipif(importlib.util.find_spec("mypy") is None, reason="mypy comes with the test extra")
 def test_type_checkers_see_the_public_api() -> None:
     command = [sys.executable, "-m", "mypy", "--strict", "tests/typing_api.py"]
