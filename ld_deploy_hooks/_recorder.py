@@ -207,19 +207,22 @@ class Recorder:
             return "the access token or the base URI cannot be used"
         return "no access token is set (LD_ACCESS_TOKEN)"
 
-    def close(self, timeout: float) -> None:
+    def close(self, timeout: float) -> bool:
         """Stop sending; nothing is logged by a thread of this reporter afterwards.
 
         Args:
-            timeout: seconds to wait for its threads.
+            timeout: seconds to wait for its threads, and for the answers to what was sent.
+
+        Returns:
+            Whether nothing is on its way any more.
         """
         deadline = monotonic() + timeout
         self._closed = True
         self.plugins.close()
-        if self._sender is not None:
-            self._sender.close(max(deadline - monotonic(), 0))
+        quiet = self._sender is None or self._sender.close(max(deadline - monotonic(), 0))
         if self._spare_store is not None:
             self._spare_store.close(max(deadline - monotonic(), 0))
+        return quiet
 
     def _make_client(self) -> Client:
         with importing():

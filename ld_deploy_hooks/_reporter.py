@@ -27,7 +27,7 @@ __all__ = ["ask_outbox", "close_all", "flush_all", "lines_left", "plugins_for", 
 
 T = TypeVar("T")
 
-# Seconds that an orderly exit may still take after the flush to give its leases back and close the outbox.
+# Seconds that an orderly exit may still take after the flush: for answers to what was sent, and to close the outbox.
 _CLOSING = 0.3
 
 
@@ -128,15 +128,14 @@ def lines_left() -> list[str]:
 def close_all() -> None:
     """Close every reporter of this process; a later deployment makes new ones."""
     with _lock:
-        reporters, stores = list(_reporters.values()), list(_stores.values())
+        reporters, stores = list(_reporters.values()), dict(_stores)
         _reporters.clear()
         _stores.clear()
         _plugins.clear()
     deadline = monotonic() + _CLOSING
-    for reporter in reporters:
-        reporter.close(max(deadline - monotonic(), 0))
-    for store in stores:
-        store.close(max(deadline - monotonic(), 0.05))
+    busy = {reporter.settings.outbox for reporter in reporters if not reporter.close(max(deadline - monotonic(), 0))}
+    for path, store in stores.items():
+        store.close(max(deadline - monotonic(), 0.05), quiet=path not in busy)
 
 
 def _at_exit() -> None:

@@ -1,8 +1,7 @@
 """The sender: takes what is due from its sources and delivers it, with patience, in the background.
 
-One thread decides what is sent when; each attempt runs on a worker thread of its own, because the timeouts of requests
-do not bound a server that drips bytes: an attempt that takes longer than ``ATTEMPT`` is given up and its worker left
-behind. All threads are daemons: whoever waits for them waits on an Event, with a deadline.
+One daemon thread decides what is sent when, and gives up an attempt that takes longer than ``ATTEMPT``. Whoever waits
+for it waits on an Event, with a deadline.
 """
 
 from __future__ import annotations
@@ -15,9 +14,10 @@ from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
 from ld_deploy_hooks._clock import monotonic, now
+from ld_deploy_hooks._flights import Answer, Attempt, Client, Flights
 from ld_deploy_hooks._log import internal_fault, logger
 
-__all__ = ["Answer", "Client", "Item", "Sender", "Source"]
+__all__ = ["ATTEMPT", "Item", "Sender", "Source"]
 
 # Seconds, all from the table of constants in the design notes.
 ATTEMPT = 15.0
@@ -53,30 +53,6 @@ class Item(Protocol):
     def recorded_at(self) -> int: ...
 
 
-class Answer(Protocol):
-    """What the client says of one attempt."""
-
-    @property
-    def outcome(self) -> str: ...
-
-    @property
-    def status(self) -> int | None: ...
-
-    @property
-    def line(self) -> str: ...
-
-    @property
-    def hold_back(self) -> float | None: ...
-
-
-class Client(Protocol):
-    """One event, one POST, one answer; raises nothing that the network or the service does."""
-
-    def post(self, payload: str, /) -> Answer: ...
-
-    def close(self) -> None: ...
-
-
 class Source(Protocol):
     """Where events come from, and where their fate is kept. Times are Unix milliseconds."""
 
@@ -109,14 +85,6 @@ class _Flush:
     done: threading.Event
 
 
-@dataclass(eq=False)
-class _Attempt:
-    source: Source
-    item: Any
-    worker: SimpleQueue[_Attempt | None]
-    started: float
-
-
 class Sender:
     """Delivers what its sources hold, oldest first within an identity, from the first :meth:`wake` or flush on.
 
@@ -129,12 +97,8 @@ class Sender:
 
     def __init__(self, sources: Sequence[Source], make_client: Callable[[], Client]) -> None:
         self._sources = sources
-        self._make_client = make_client
-        self._client: Client | None = None
-        self._client_lock = threading.Lock()
-        self._inbox: SimpleQueue[tuple[_Attempt, Answer | Exception] | _Flush | None] = SimpleQueue()
-        self._flights: list[_Attempt] = []
-        self._idle: list[SimpleQueue[_Attempt | None]] = []
+        self._inbox: SimpleQueue[tuple[Attempt, Answer | Exception] | _Flush | None] = SimpleQueue()
+        self._flights = Flights(make_client, lambda attempt, answer: self._inbox.put((attempt, answer)))
         self._flushes: list[_Flush] = []
         self._accepted_one = False
         self._began = now()
@@ -143,14 +107,14 @@ class Sender:
         self._refusals = 0
         self._muted = False
         self._closed = False
+        self._close_by = 0.0
         self.stopped: str | None = None
         # What the last attempt that failed met with, until one succeeds.
         self.trouble: str | None = None
         self._thread = threading.Thread(target=self._run, name="ld-deploy-sender", daemon=True)
         try:
             self._thread.start()
-            # At once: from Python 3.12 on a process that is about to exit starts no thread.
-            self._idle.append(self._hire())
+            self._flights.prepare()
         except RuntimeError:
             self._closed = True
             self._inbox.put(None)
@@ -183,16 +147,23 @@ class Sender:
                 break
             meanwhile()
 
-    def close(self, timeout: float) -> None:
+    def close(self, timeout: float) -> bool:
         """Send and log nothing more: the interpreter may be about to end, and a log handler may hold a lock then.
 
         Args:
-            timeout: seconds to wait for the thread; whoever is in the middle of an attempt ends with it.
+            timeout: seconds that attempts under way have to be answered.
+
+        Returns:
+            Whether none is under way any more. Nobody else may send the event of one that is: this process may have
+            delivered it.
         """
+        self._close_by = monotonic() + timeout
         self._muted = self._closed = True
         self._inbox.put(None)
         if self._thread.ident is not None:
+            # It ends by then, unless the outbox holds it up.
             self._thread.join(timeout)
+        return not self._flights
 
     def _say(self, line: str) -> None:
         if not self._muted:
@@ -216,6 +187,8 @@ class Sender:
                 self._give_up_on_slow_attempts()
                 self._dispatch()
                 wait = self._settle_flushes()
+            while self._flights and (left := self._close_by - monotonic()) > 0:
+                self._receive(left)
         except Exception as error:
             if not self._muted:
                 internal_fault("Sending events", error)
@@ -223,10 +196,7 @@ class Sender:
         finally:
             for flush in self._flushes:
                 flush.done.set()
-            for worker in [*self._idle, *(flight.worker for flight in self._flights)]:
-                worker.put(None)
-            if self._client is not None:
-                self._client.close()
+            self._flights.close()
 
     def _receive(self, wait: float | None) -> None:
         """Take in what has come; if nothing has, wait so many seconds for it, or for ever (None)."""
@@ -242,11 +212,8 @@ class Sender:
         except Empty:
             pass
 
-    def _land(self, attempt: _Attempt, answer: Answer | Exception) -> None:
-        if attempt in self._flights:
-            self._flights.remove(attempt)
-            self._idle.append(attempt.worker)
-        elif isinstance(answer, Exception) or answer.outcome != "accepted":
+    def _land(self, attempt: Attempt, answer: Answer | Exception) -> None:
+        if not self._flights.landed(attempt) and (isinstance(answer, Exception) or answer.outcome != "accepted"):
             # Given up before, and put off then: only a late success changes anything.
             return
         if isinstance(answer, Exception):
@@ -287,17 +254,14 @@ class Sender:
         for source in self._sources:
             source.hold(now() + int((self._held_until - monotonic()) * 1000))
 
-    def _put_off(self, attempt: _Attempt) -> None:
+    def _put_off(self, attempt: Attempt) -> None:
         item = attempt.item
         # An event that an earlier run has recorded, and tried in vain, has time.
         most = _BACKOFF_MOST if item.recorded_at >= self._began else _BACKOFF_ACROSS_RUNS
         attempt.source.retry_later(item, now() + int(_backoff(item.tries, most) * 1000))
 
     def _give_up_on_slow_attempts(self) -> None:
-        late = monotonic() - ATTEMPT
-        for attempt in [flight for flight in self._flights if flight.started <= late]:
-            self._flights.remove(attempt)
-            attempt.worker.put(None)
+        for attempt in self._flights.give_up(monotonic() - ATTEMPT):
             self.trouble = f"No answer came within {ATTEMPT:.0f} s"
             self._put_off(attempt)
 
@@ -308,7 +272,7 @@ class Sender:
             free = self._width - len(self._flights)
             if free > 0:
                 self._launch(source, source.claim(free, own_only=False))
-            elif not any(flight.source.is_own(flight.item) for flight in self._flights):
+            elif not any(flight.source.is_own(flight.item) for flight in self._flights.under_way()):
                 self._launch(source, source.claim(1, own_only=True))
 
     @property
@@ -317,42 +281,14 @@ class Sender:
 
     def _launch(self, source: Source, items: Sequence[Any]) -> None:
         for item in items:
-            worker = self._idle.pop() if self._idle else self._hire_another()
-            if worker is None:
+            if not self._flights.launch(source, item):
+                # Those that are there do all of it then.
                 source.release(item)
-                continue
-            attempt = _Attempt(source, item, worker, monotonic())
-            self._flights.append(attempt)
-            worker.put(attempt)
-
-    def _hire_another(self) -> SimpleQueue[_Attempt | None] | None:
-        try:
-            return self._hire()
-        except RuntimeError:
-            # The first does all of it then.
-            return None
-
-    def _hire(self) -> SimpleQueue[_Attempt | None]:
-        jobs: SimpleQueue[_Attempt | None] = SimpleQueue()
-        threading.Thread(target=self._work, args=(jobs,), name="ld-deploy-post", daemon=True).start()
-        return jobs
-
-    def _work(self, jobs: SimpleQueue[_Attempt | None]) -> None:
-        while (attempt := jobs.get()) is not None:
-            answer: Answer | Exception
-            try:
-                with self._client_lock:
-                    if self._client is None:
-                        self._client = self._make_client()
-                answer = self._client.post(attempt.item.payload)
-            except Exception as error:
-                answer = error
-            self._inbox.put((attempt, answer))
 
     def _settle_flushes(self) -> float | None:
         """Tell those who wait when nothing more can be done for them; return the seconds until something can."""
         here = monotonic()
-        waits = [max(flight.started + ATTEMPT - here, 0.01) for flight in self._flights]
+        waits = [max(flight.started + ATTEMPT - here, 0.01) for flight in self._flights.under_way()]
         due = self._next_due(here)
         if due is not None:
             if len(self._flights) >= self._width:

@@ -124,10 +124,17 @@ class Store:
         if self._owner is not None:
             self._owner.beat()
 
-    def close(self, timeout: float) -> None:
-        """Give every lease back and close the outbox; if that takes too long, what is open stays this process's."""
-        released = self.writer.submit(lambda box: box.release_all(self.owner_id))
-        if self.writer.close(timeout) and released.exception() is None and self._owner is not None:
+    def close(self, timeout: float, *, quiet: bool = True) -> None:
+        """Give every lease back and close the outbox; if that takes too long, what is open stays this process's.
+
+        Args:
+            timeout: in seconds.
+            quiet: whether nothing is on its way. What is stays leased until this process is gone: sent again before,
+                it would arrive twice.
+        """
+        released = self.writer.submit(lambda box: box.release_all(self.owner_id)) if quiet else None
+        closed = self.writer.close(timeout)
+        if closed and released is not None and released.exception() is None and self._owner is not None:
             self._owner.release()
 
 

@@ -318,8 +318,6 @@ for number in range(25):
         pass
 leave()
 """
-    # An exit whose wait is over gives its leases back, and what was on its way just then is sent again by the next.
-    deploys.env["LD_DEPLOY_FLUSH_TIMEOUT"] = "30"
     running = [deploys.start(source, f"p{number}") for number in range(8)]
     for one in running:
         ended = one.ends()

@@ -35,6 +35,7 @@ FLOORS = {
     "_records": 0.5,
     "_verdicts": 0.5,
     "_waiting": 0.5,
+    "_flights": 1,
     "_outcome": 1,
     "_parent": 1,
     "_settings": 1,

@@ -343,20 +343,53 @@ def test_a_source_that_breaks_ends_the_sender_and_nobody_waits_for_it(
     assert "Sending events failed with ZeroDivisionError" in caplog.text
 
 
-def test_after_the_close_nothing_is_said(sending: Sending, caplog: pytest.LogCaptureFixture) -> None:
-    begun, go = threading.Event(), threading.Event()
+def _answer_later(outcome: str) -> tuple[Client, threading.Event, threading.Event]:
+    """Return a client, what is set when it is asked, and what lets it answer."""
+    asked, go = threading.Event(), threading.Event()
 
     def answer(_: str) -> Answer:
-        begun.set()
-        go.wait(5)
-        return Answer("rejected", "400 no")
+        asked.set()
+        go.wait(10)
+        return Answer(outcome, "400 no")
 
-    sender = sending(Box([Event("a")]), Client(answer))
+    return Client(answer), asked, go
+
+
+def test_after_the_close_nothing_is_said(sending: Sending, caplog: pytest.LogCaptureFixture) -> None:
+    client, asked, go = _answer_later("rejected")
+    box = Box([Event("a")])
+    sender = sending(box, client)
     sender.wake()
-    assert begun.wait(5)
-    sender.close(5)
-    go.set()
+    assert asked.wait(5)
+    threading.Timer(0.1, go.set).start()
+    assert sender.close(5)
+    assert box.fates == [("rejected", "a")]
     assert caplog.messages == []
+
+
+def test_what_is_on_its_way_at_the_close_may_still_land(sending: Sending) -> None:
+    client, asked, go = _answer_later("accepted")
+    box = Box([Event("a"), Event("b")])
+    sender = sending(box, client)
+    sender.wake()
+    assert asked.wait(5)
+    threading.Timer(0.1, go.set).start()
+    assert sender.close(5)
+    assert box.fates == [("delivered", "a")]
+    assert client.closed
+
+
+def test_what_does_not_land_is_not_given_back_at_the_close(sending: Sending) -> None:
+    client, asked, go = _answer_later("accepted")
+    box = Box([Event("a")])
+    sender = sending(box, client)
+    sender.wake()
+    assert asked.wait(5)
+    begun = time.monotonic()
+    assert not sender.close(0.2)
+    assert time.monotonic() - begun < 2
+    assert box.fates == []
+    go.set()
 
 
 def test_somebody_may_watch_while_it_waits(sending: Sending) -> None:
