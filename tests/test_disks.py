@@ -148,7 +148,7 @@ os.setuid({NOBODY})
     assert (ended.status, ended.stdout) == (3, "deploying\n")
     assert len(ended.lines) == 1
     assert FROM_MEMORY in ended.stderr
-    assert f"sudo chown -R " in ended.stderr
+    assert "sudo chown -R " in ended.stderr
     assert "belongs to root" in ended.stderr
     assert told(server.events) == {f"v{number}": ["started", "finished"] for number in range(3)}
 
