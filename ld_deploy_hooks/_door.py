@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Protocol, cast
+from types import MappingProxyType
+from typing import Any, NamedTuple, Protocol, cast
 
 from ld_deploy_hooks._log import internal_fault, say_once
 from ld_deploy_hooks._verdicts import Verdict
@@ -17,8 +17,8 @@ from ld_deploy_hooks._verdicts import Verdict
 __all__ = ["HostRoom", "Surroundings", "host_room", "surroundings_of"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Surroundings:
+# A named tuple, as a data class takes long to make: tasks are decorated for `--list` and `--help` too.
+class Surroundings(NamedTuple):
     """What the host says of the place that a block is entered in.
 
     Attributes:
@@ -28,8 +28,8 @@ class Surroundings:
         context_given: whether the first argument is a context of the host's, which differs from call to call.
     """
 
-    configuration: Mapping[str, Any] = field(default_factory=dict)
-    own: Mapping[str, Any] = field(default_factory=dict)
+    configuration: Mapping[str, Any] = MappingProxyType({})
+    own: Mapping[str, Any] = MappingProxyType({})
     dry: bool = False
     context_given: bool = False
 

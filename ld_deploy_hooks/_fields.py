@@ -42,9 +42,12 @@ class Fields:
     """
 
     def __init__(self, values: Mapping[str, Any], metadata: Any, event_metadata: Any) -> None:
-        from ld_deploy_hooks._settings import check_argument_types
+        unclear = {name: value for name, value in values.items() if not _is_clear(name, value)}
+        if unclear:
+            # Not loaded for what everybody writes: tasks are decorated for `--list` and `--help` too.
+            from ld_deploy_hooks._settings import check_argument_types
 
-        check_argument_types(**{name: value for name, value in values.items() if not callable(value)})
+            check_argument_types(**unclear)
         for name, value in {**values, "metadata": metadata, "event_metadata": event_metadata}.items():
             if inspect.iscoroutinefunction(value):
                 raise TypeError(f"deployment({name}=...) is called and not awaited: give it a plain function")
@@ -116,6 +119,11 @@ class Fields:
             say_once(line)
         _say(settings)
         return settings, metadata, event_metadata
+
+
+def _is_clear(name: str, value: object) -> bool:
+    """Whether a value is of a right type, whatever the settings make of it."""
+    return value is None or callable(value) or (isinstance(value, str) and name != "application_kind")
 
 
 def _asked(

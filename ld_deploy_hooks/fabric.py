@@ -11,7 +11,6 @@ In ``fabric.yaml``, with no change to any task::
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import fabric
@@ -79,11 +78,11 @@ def verdict(error: BaseException) -> Verdict | None:
         failed = dict(error.result.failed)
         named = connection_labels([*error.result.succeeded, *failed])
         count = len(named) - len(failed)
-        return replace(plain_verdict(error), hosts_succeeded=tuple(named[:count]), hosts_failed=tuple(named[count:]))
+        return plain_verdict(error)._replace(hosts_succeeded=tuple(named[:count]), hosts_failed=tuple(named[count:]))
     plain = _invoke.verdict(error)
     connection = getattr(error.result, "connection", None) if isinstance(error, UnexpectedExit) else None
     if plain is not None and isinstance(connection, fabric.Connection):
-        return replace(plain, host=connection_labels([connection])[0])
+        return plain._replace(host=connection_labels([connection])[0])
     return plain
 
 

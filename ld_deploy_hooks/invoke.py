@@ -16,7 +16,6 @@ import inspect
 import sys
 import types
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from typing import Any, cast
 
 from invoke.config import Config, DataProxy, merge_dicts
@@ -185,7 +184,7 @@ class Deploying:
             (context, *call.args),
             call.kwargs,
             task=call.called_as or call.task.name,
-            surroundings=replace(surroundings((context,)), own=entry),
+            surroundings=surroundings((context,))._replace(own=entry),
         )
 
     def _begin(self, step: Step, *args: Any, **kwargs: Any) -> Any:
@@ -340,7 +339,7 @@ def verdict(error: BaseException) -> Verdict | None:
         return plain_verdict(error, interrupted=1)
     else:
         found = plain_verdict(error)
-    return replace(found, reason="cancelled") if found.failed and _comes_of_interrupt(error) else found
+    return found._replace(reason="cancelled") if found.failed and _comes_of_interrupt(error) else found
 
 
 def _comes_of_interrupt(error: BaseException) -> bool:
