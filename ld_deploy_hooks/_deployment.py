@@ -81,7 +81,7 @@ class Block:
             SettingsError: a setting is missing or cannot be used, and ``strict`` is on.
         """
         from ld_deploy_hooks._handle import Deployment
-        from ld_deploy_hooks._run import Plan
+        from ld_deploy_hooks._plan import Plan
 
         for entry in reversed(entries()):
             # A task that calls itself on every node's connection is one deployment, and asks nothing again.

@@ -41,6 +41,7 @@ FLOORS = {
     "_settings": 1,
     "_tells": 1,
     "hookspecs": 1,
+    "_plan": 1.5,
     "_plugin_faults": 1.5,
     "_launchdarkly": 2,
     "_outbox": 2,
