@@ -28,7 +28,7 @@ from invoke.tasks import Task
 
 from ld_deploy_hooks._decorator import marks_of
 from ld_deploy_hooks._deployment import Block, Call, deployment
-from ld_deploy_hooks._door import Surroundings
+from ld_deploy_hooks._door import Surroundings, host_room
 from ld_deploy_hooks._errors import SettingsError
 from ld_deploy_hooks._log import internal_fault, say_once
 from ld_deploy_hooks._mapping import mapped
@@ -200,6 +200,15 @@ class Deploying:
 
 class Executor(Deploying, InvokeExecutor):
     """Invoke's executor, telling deployments; for ``tasks: executor_class:`` in ``invoke.yaml``."""
+
+    def __new__(cls, collection: Any, config: Any = None, core: Any = None) -> Any:
+        """Return the executor of the host that runs: named in ``fabric.yaml``, Invoke's would not go to any host."""
+        if cls is Executor and core and "hosts" in core[0].args:
+            host_room()
+            ready = _kinds[0][2]
+            if ready is not cls:
+                return ready(collection, config, core)
+        return super().__new__(cls)
 
 
 def _is_never_awaited(task: Any) -> bool:
