@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -202,14 +203,28 @@ class Plugins:
     # -- asks ---------------------------------------------------------------------------------------------------------
 
     def provide_defaults(self, settings: hookspecs.SettingsView) -> list[tuple[str, Mapping[str, Any]]]:
-        """Return (plugin name, what it provides), the plugin whose values win at the front."""
-        return self._collect("ld_deploy_provide_defaults", settings=settings)
+        """Return (plugin name, what it provides), the plugin whose values win at the front.
+
+        Each sees what those before it have provided: it need not look for that.
+        """
+        answers: list[tuple[str, Mapping[str, Any]]] = []
+        for implementation in self._manager.implementations("ld_deploy_provide_defaults"):
+            arguments = {"settings": settings}
+            answer = self._ask(implementation, "ld_deploy_provide_defaults", arguments, read_mapping)
+            if answer is not None:
+                answers.append((implementation.plugin_name, answer))
+                open_fields = [name for name, value in vars(settings).items() if value is None]
+                found = {name: answer.get(name) for name in open_fields}
+                texts = {name: text for name, text in found.items() if isinstance(text, str) and text.strip()}
+                settings = replace(settings, **texts)
+        return answers
 
     def add_metadata(self, record: DeploymentRecord) -> dict[str, Any]:
         """Return what plugins add to the deploymentMetadata; of one key the plugin that is called first wins."""
+        hook = "ld_deploy_add_metadata"
         merged: dict[str, Any] = {}
-        for _, answer in self._collect("ld_deploy_add_metadata", deployment=record):
-            merged = {**answer, **merged}
+        for implementation in self._manager.implementations(hook):
+            merged = {**(self._ask(implementation, hook, {"deployment": record}, read_mapping) or {}), **merged}
         return merged
 
     def modify_event(self, event: DeploymentEvent) -> DeploymentEvent:
@@ -233,14 +248,6 @@ class Plugins:
             else:
                 event = event if answer is None else answer
         return event
-
-    def _collect(self, hook: str, **arguments: object) -> list[tuple[str, Mapping[str, Any]]]:
-        answers: list[tuple[str, Mapping[str, Any]]] = []
-        for implementation in self._manager.implementations(hook):
-            answer = self._ask(implementation, hook, arguments, read_mapping)
-            if answer is not None:
-                answers.append((implementation.plugin_name, answer))
-        return answers
 
     def _ask(
         self,

@@ -162,7 +162,7 @@ SLOW_DEPLOY = """
 import os, time
 from pathlib import Path
 begun = time.monotonic()
-with deployment("billing") as d:
+with deployment():
     entered = time.monotonic() - begun
     Path(os.environ["SLOW"]).unlink()
     deadline = time.monotonic() + 20
@@ -172,28 +172,52 @@ print(entered)
 """
 
 
+CI = {
+    "GITHUB_ACTIONS": "true",
+    "GITHUB_REF_NAME": "ci-branch",
+    "GITHUB_REF_TYPE": "branch",
+    "GITHUB_REPOSITORY": "shop/from-ci",
+    "GITHUB_SHA": "a" * 40,
+}
+GIVEN = {"LD_DEPLOY_APPLICATION_KEY": "billing", "LD_DEPLOY_VERSION": "a90a8a2"}
+
+
+@pytest.mark.parametrize("given", [GIVEN, CI], ids=["by settings", "by CI"])
 def test_a_slow_git_holds_no_start_up_whose_version_is_given(
-    told: Told, repository: Path, slow_git: Path, run_python: Any, child_env: dict[str, str]
+    given: dict[str, str],
+    told: Told,
+    repository: Path,
+    slow_git: Path,
+    run_python: Any,
+    child_env: dict[str, str],
 ) -> None:
-    env = child_env | settings(told.server.base_uri, told.outbox, LD_DEPLOY_PLUGINS="no:console")
+    env = _told_env(told, child_env) | given
     env |= {"PATH": f"{slow_git}{os.pathsep}{child_env['PATH']}", "SLOW": str(slow_git / "slow")}
     done = run_python(script("import threading\n" + SLOW_DEPLOY), env=env, cwd=repository)
     assert (done.returncode, done.stderr) == (0, "")
     # It would have waited until git's patience ends.
     assert float(done.stdout) < 1.5
     started, finished = told.events()
-    assert "deploymentMetadata" not in started
-    commit = _git(repository, "rev-parse", "HEAD")
-    assert finished["deploymentMetadata"] == {"commit": commit, "branch": "main", "dirty": False}
+    assert "dirty" not in started.get("deploymentMetadata", {})
+    if given is GIVEN:
+        assert "deploymentMetadata" not in started
+        found = {"commit": _git(repository, "rev-parse", "HEAD"), "branch": "main", "dirty": False}
+        assert finished["deploymentMetadata"] == found
+    assert finished["deploymentMetadata"]["dirty"] is False
     assert len((slow_git / "asked").read_text().splitlines()) == 2
+
+
+def _told_env(told: Told, child_env: dict[str, str]) -> dict[str, str]:
+    """Return the environment of a deploy that gives neither version nor application, with ``git`` at work."""
+    env = child_env | settings(told.server.base_uri, told.outbox, LD_DEPLOY_PLUGINS="no:console")
+    del env["LD_DEPLOY_VERSION"]
+    return env
 
 
 def test_a_deploy_that_gives_nothing_is_told_with_what_its_repository_says(
     told: Told, repository: Path, run_python: Any, child_env: dict[str, str]
 ) -> None:
-    env = child_env | settings(told.server.base_uri, told.outbox, LD_DEPLOY_PLUGINS="no:console")
-    del env["LD_DEPLOY_VERSION"]
-    done = run_python(script("with deployment(): pass"), env=env, cwd=repository)
+    done = run_python(script("with deployment(): pass"), env=_told_env(told, child_env), cwd=repository)
     assert (done.returncode, done.stderr) == (0, "")
     commit = _git(repository, "rev-parse", "HEAD")
     for event in told.events():
@@ -205,11 +229,7 @@ def test_a_deploy_that_gives_nothing_is_told_with_what_its_repository_says(
 def test_what_ci_says_goes_before_what_git_says(
     told: Told, repository: Path, run_python: Any, child_env: dict[str, str]
 ) -> None:
-    env = child_env | settings(told.server.base_uri, told.outbox, LD_DEPLOY_PLUGINS="no:console")
-    del env["LD_DEPLOY_VERSION"]
-    env |= {"GITHUB_ACTIONS": "true", "GITHUB_SHA": "a" * 40, "GITHUB_REPOSITORY": "shop/from-ci"}
-    env |= {"GITHUB_REF_NAME": "ci-branch", "GITHUB_REF_TYPE": "branch"}
-    done = run_python(script("with deployment(): pass"), env=env, cwd=repository)
+    done = run_python(script("with deployment(): pass"), env=_told_env(told, child_env) | CI, cwd=repository)
     assert (done.returncode, done.stderr) == (0, "")
     _, finished = told.events()
     assert (finished["applicationKey"], finished["version"]) == ("from-ci", "a" * 40)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 import subprocess
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,18 +32,26 @@ class _Repository:
     """The repository that the working directory lies in, asked when somebody wants to know."""
 
     def __init__(self) -> None:
-        self.metadata: dict[str, Any] = {}
+        self.is_asked = False
         self._folder = str(Path.cwd())
+        self._commit: dict[str, Any] = {}
+        self._changes: dict[str, Any] = {}
         self._tags: list[str] = []
         self._known = threading.Event()
 
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What is known by now."""
+        return {**self._commit, **self._changes} if self._commit else {}
+
     def version(self) -> str | None:
-        """Return the tag on the commit, else the commit."""
+        """Return the tag on the commit, else the commit; the rest of the metadata is asked for meanwhile."""
+        self.begin(self._ask_for_changes)
         self._ask_for_commit()
         if len(self._tags) > 1:
             # Git's own choice: an annotated tag before any other, the newest first.
             return self._ask("describe", "--tags", "--exact-match", "HEAD") or self._tags[0]
-        return self._tags[0] if self._tags else self.metadata.get("commit")
+        return self._tags[0] if self._tags else self._commit.get("commit")
 
     def application(self) -> str | None:
         """Return the last part of the remote's address."""
@@ -52,10 +60,19 @@ class _Repository:
         name = re.split(r"[/:\\]", remote.rstrip("/"))[-1] if remote else ""
         return name.removesuffix(".git") or None
 
-    def begin(self) -> None:
-        """Have the rest of the metadata asked for in a thread."""
+    def begin(self, *questions: Callable[[], None]) -> None:
+        """Have the metadata asked for in a thread."""
+        self.is_asked = True
+
+        def ask() -> None:
+            try:
+                for question in questions or (self._ask_for_commit, self._ask_for_changes):
+                    question()
+            finally:
+                self._known.set()
+
         try:
-            threading.Thread(target=self._ask_the_rest, name="ld-deploy-git", daemon=True).start()
+            threading.Thread(target=ask, name="ld-deploy-git", daemon=True).start()
         except RuntimeError:  # none can be started any more
             self._known.set()
 
@@ -63,26 +80,21 @@ class _Repository:
         """Wait a moment for what was begun."""
         self._known.wait(_MOMENT)
 
-    def _ask_the_rest(self) -> None:
-        try:
-            if not self.metadata:
-                self._ask_for_commit()
-            changes = self._ask("status", "--porcelain", "--untracked-files=no") if self.metadata else None
-            if changes is not None:
-                self.metadata = {**self.metadata, "dirty": bool(changes)}
-        finally:
-            self._known.set()
-
     def _ask_for_commit(self) -> None:
         # A command for scripts: no setting of the user's changes what it says.
         said = self._ask("rev-list", "--max-count=1", "--format=%H%n%D", "HEAD")
         if said is None:
             return
-        _, commit, *names = said.split("\n")
-        refs = names[0].split(", ") if names else []
+        _, commit, names = said.split("\n")
+        refs = names.split(", ")
         self._tags = [ref.removeprefix("tag: ") for ref in refs if ref.startswith("tag: ")]
         branch = next((ref.removeprefix("HEAD -> ") for ref in refs if ref.startswith("HEAD -> ")), None)
-        self.metadata = {"commit": commit, **({"branch": branch} if branch else {})}
+        self._commit = {"commit": commit, **({"branch": branch} if branch else {})}
+
+    def _ask_for_changes(self) -> None:
+        said = self._ask("status", "--porcelain", "--untracked-files=no")
+        if said is not None:
+            self._changes = {"dirty": bool(said)}
 
     def _ask(self, *question: str) -> str | None:
         # No fsmonitor: it would run the repository's own program. No optional locks: they would race the deploy's git.
@@ -134,13 +146,12 @@ def ld_deploy_add_metadata(deployment: DeploymentRecord) -> Mapping[str, Any] | 
         repository = repository or _Repository()
     except OSError:
         return None
-    known = bool(repository.metadata)
-    repository.begin()
     _open[deployment.identity] = repository
-    if known:
-        repository.wait()
-        return repository.metadata
-    return None
+    if not repository.is_asked:
+        repository.begin()
+        return None
+    repository.wait()
+    return repository.metadata
 
 
 @hookimpl
