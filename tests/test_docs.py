@@ -240,7 +240,7 @@ def test_plugins_are_called(block: Block, run: Run, folder: Path, env: dict[str,
 
 
 def test_every_block_says_what_it_is() -> None:
-    known = {"console", "groovy", "json", "python", "sh", "toml", "yaml"}
+    known = {"console", "groovy", "json", "python", "sh", "text", "toml", "yaml"}
     assert {block.language for block in BLOCKS} <= known
     for block in BLOCKS:
         if block.language == "json":

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from told import Told, told_fixture  # noqa: F401
 
-from ld_deploy_hooks import DeploymentEvent, deployment, flush, hookspecs
+from ld_deploy_hooks import DeploymentEvent, current_deployment, deployment, flush, hookspecs
 from ld_deploy_hooks._reporter import plugins_for
 from ld_deploy_hooks._settings import resolve
 from ld_deploy_hooks.hookspecs import hookimpl
@@ -50,7 +50,7 @@ def in_short(given: dict[str, Any]) -> str:
     return " ".join(str(word) for word in words if word is not None)
 
 
-def test_a_deployment_calls_every_hook_in_this_order(told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_deployment_calls_every_hook_in_this_order(told: Told) -> None:
     calls: list[str] = []
     plugins_for(resolve()).register(
         watching(lambda hook, given: calls.append(f"{hook.removeprefix('ld_deploy_')}: {in_short(given)}")), "w", "here"
@@ -61,13 +61,17 @@ def test_a_deployment_calls_every_hook_in_this_order(told: Told, monkeypatch: py
         assert flush(20)
         calls.append(f"-- {what}")
 
-    told.server.answer_next(201, 201, 400)
-    calls.append("-- a deploy that fails")
-    with pytest.raises(HealthError), deployment("billing") as d:
+    @deployment("billing")
+    def failing() -> None:
         deploy("it has begun")
-        d.custom(step="migrated")
+        current_deployment().custom(step="migrated")
         deploy("it goes wrong")
         raise HealthError("sesame")
+
+    told.server.answer_next(201, 201, 400)
+    calls.append("-- a deploy that fails")
+    with pytest.raises(HealthError):
+        failing()
     deploy("one that ends well")
     with deployment("web"):
         deploy("it has begun")
