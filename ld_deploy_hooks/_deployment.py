@@ -161,8 +161,9 @@ def flush(timeout: float | None = None) -> bool:
     from ld_deploy_hooks._settings import resolve
 
     try:
-        settings = resolve()
-        if settings.silent:
+        around = surroundings_of(())
+        settings = resolve(host=around.configuration)
+        if settings.silent or around.dry:
             return True
         reporter_for(settings)
         return flush_all(settings.flush_timeout if timeout is None else timeout)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ld_deploy_hooks._door import Surroundings
@@ -84,14 +84,13 @@ class Fields:
         Raises:
             SettingsError: a fault, and ``strict`` is on.
         """
-        from ld_deploy_hooks._reporter import plugins_for
         from ld_deploy_hooks._settings import require, resolve
 
         host = {**surroundings.configuration, **surroundings.own}
         before = resolve(host=host)
         if surroundings.dry:
             # Nobody is asked: a callable's own commands would be echoed on stdout.
-            return replace(before, dry_run=True), {}, {}
+            return dataclasses.replace(before, dry_run=True), {}, {}
         if before.silent:
             _say(before)
             return before, {}, {}
@@ -109,7 +108,7 @@ class Fields:
             arguments,
             outer=_inherited(arguments, outer, surroundings.own),
             host=host,
-            defaults=lambda so_far: plugins_for(so_far).provide_defaults(so_far),
+            defaults=_plugins_defaults,
         )
         for name, line in faults:
             if settings.strict:
@@ -119,6 +118,14 @@ class Fields:
             say_once(line)
         _say(settings)
         return settings, metadata, event_metadata
+
+
+def _plugins_defaults(so_far: Settings) -> list[tuple[str, Mapping[str, Any]]]:
+    from ld_deploy_hooks._reporter import plugins_for
+    from ld_deploy_hooks.hookspecs import SettingsView
+
+    view = {field.name: getattr(so_far, field.name) for field in dataclasses.fields(SettingsView)}
+    return plugins_for(so_far).provide_defaults(SettingsView(**view))
 
 
 def _is_clear(name: str, value: object) -> bool:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ld_deploy_hooks._clock import monotonic
+from ld_deploy_hooks._door import deployhooks_folder
 from ld_deploy_hooks._errors import OutboxError
 from ld_deploy_hooks._log import internal_fault, logger
 from ld_deploy_hooks._recorder import Recorder
@@ -42,14 +43,18 @@ _inherited: list[Any] = []
 
 
 def plugins_for(settings: Settings) -> Plugins:
-    """Return this process's plugins, loaded at first use."""
-    key = (settings.plugins, settings.plugin_autoload)
+    """Return this process's plugins, loaded at first use.
+
+    Which those are depends on where it is asked, too: under a host its tasks have a ``deployhooks.py`` of their own.
+    """
+    directory = deployhooks_folder()
+    key = (settings.plugins, settings.plugin_autoload, directory)
     with _lock:
         if key not in _plugins:
             # Here, so that a dry or disabled run does not pay for pluggy.
             from ld_deploy_hooks._plugins import Plugins
 
-            _plugins[key] = Plugins.load(names=settings.plugins, autoload=settings.plugin_autoload, directory=None)
+            _plugins[key] = Plugins.load(names=key[0], autoload=key[1], directory=directory)
         return _plugins[key]
 
 

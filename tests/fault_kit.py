@@ -135,7 +135,7 @@ class Deploys:
             "LD_PROJECT": "default",
             "LD_ENVIRONMENT": "production",
             "LD_DEPLOY_OUTBOX": str(folder / "state" / "outbox.db"),
-            "LD_DEPLOY_PLUGINS": "no:console",
+            "LD_DEPLOY_PLUGINS": "no:console,no:git",
             "LD_DEPLOY_FLUSH_TIMEOUT": "2",
         }
         self._running: list[Running] = []

@@ -32,7 +32,7 @@ ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
 DELIVERY = ROOT / "docs" / "delivery.md"
 USERS = [README, *sorted((ROOT / "docs").glob("*.md"))]
-ALL = [*USERS, *sorted((ROOT / "examples").glob("*.md")), *sorted((ROOT / "benchmarks").glob("*.md"))]
+ALL = [*USERS, *sorted((ROOT / "examples").rglob("*.md")), *sorted((ROOT / "benchmarks").glob("*.md"))]
 FAULTS = ROOT / "benchmarks" / "faults.py"
 TOKEN = "api-token-of-the-docs"
 FRAGMENT = "<!-- fragment -->"
@@ -240,7 +240,7 @@ def test_plugins_are_called(block: Block, run: Run, folder: Path, env: dict[str,
 
 
 def test_every_block_says_what_it_is() -> None:
-    known = {"console", "groovy", "json", "python", "sh", "toml", "yaml"}
+    known = {"console", "groovy", "json", "python", "sh", "text", "toml", "yaml"}
     assert {block.language for block in BLOCKS} <= known
     for block in BLOCKS:
         if block.language == "json":
