@@ -102,7 +102,7 @@ class Plugins:
         *,
         names: Sequence[str] = (),
         autoload: bool = True,
-        builtin: Sequence[str] = ("ci", "git", "console"),
+        builtin: Sequence[str] = ("ci", "git", "console", "opentelemetry"),
         directory: Path | None = None,
     ) -> Plugins:
         """Return the plugins that the settings ask for; what cannot be loaded is a line, and the others are loaded.

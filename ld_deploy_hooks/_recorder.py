@@ -46,6 +46,8 @@ class Recorder:
         self._spare_store: Store | None = None
         self._kept_house = False
         self._closed = False
+        # Open deployments whose start has come to the writer: Ctrl-C may have hit on the way there.
+        self._begun: set[str] = set()
         # Deployments whose start is in memory: their end goes there too, and not past it.
         self._in_memory: set[str] = set()
         # A signal handler may come in while its own thread holds it.
@@ -62,6 +64,7 @@ class Recorder:
         step = self._step(record.id, event)
 
         def command(box: Outbox) -> list[DeploymentRecord]:
+            self._begun.add(record.id)
             # LaunchDarkly pairs by identity: what a dead run left open under it ends before this one starts.
             left = self._store.recover(box, base_uri=self.settings.base_uri, identity=record.identity)
             step.record(box)
@@ -87,17 +90,21 @@ class Recorder:
             self.plugins.failed(record, None)
 
     def ended(self, event: DeploymentEvent, record: DeploymentRecord, error: BaseException | None) -> Future[bool]:
-        """Record that a deployment has ended; the answer is False if it had ended already: nothing is recorded then."""
+        """Record that a deployment has ended; False, and nothing recorded, if it had ended already or never begun."""
 
         step = self._step(record.id, event)
 
+        def command(box: Outbox) -> bool:
+            return record.id in self._begun and step.record(box)
+
         def tell(recorded: bool) -> None:
+            self._begun.discard(record.id)
             if recorded and record.state == "finished":
                 self.plugins.finished(record)
             elif recorded:
                 self.plugins.failed(record, error)
 
-        return self._record(step.record, tell, of=record.id, step=step)
+        return self._record(command, tell, of=record.id, step=step)
 
     def _step(self, deployment_id: str, event: DeploymentEvent) -> Step:
         return Step(deployment_id, self.settings.base_uri, self._store.owner_id, event)

@@ -305,11 +305,12 @@ class Run:
             return None
         if not self._told:
             return None
+        at = self._now_at_least()
         try:
-            event = self._event(EventType.CUSTOM, self._now_at_least(), metadata)
+            event = self._event(EventType.CUSTOM, at, metadata)
         except DropEvent:
             return None
-        return self._reporter.custom(event, self.record(), self._events.clean(metadata))
+        return self._reporter.custom(event, replace(self.record(), custom_at=at), self._events.clean(metadata))
 
     def _tell_end(self, verdict: Verdict, error: BaseException | None) -> Future[bool]:
         assert self.ended_at is not None

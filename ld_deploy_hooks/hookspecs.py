@@ -218,7 +218,7 @@ def ld_deploy_custom(deployment: DeploymentRecord, metadata: Mapping[str, Any]) 
     When: after the commit of that custom event, between ``ld_deploy_started`` and the end.
 
     Args:
-        deployment: as it was at that moment; ``ended_at`` None.
+        deployment: as it was at that moment, which is ``custom_at`` in Unix milliseconds; ``ended_at`` None.
         metadata: what the deploy code gave, read-only; values as in JSON.
 
     Returns:

@@ -248,7 +248,7 @@ def test_every_block_says_what_it_is() -> None:
 
 
 def is_checked(block: Block) -> bool:
-    """Whether a block is run, or compared with what is so, by a test here; the README's commands by those of examples."""
+    """Whether a test runs a block, or compares it with what is so; the README's commands are run by `.ci/run`."""
     if block.language in ("python", "console", "json") or name_of(block.text):
         return True
     recipe = any(mark in block.text for mark in ("executor_class", "runs-on", "after_script:", "post {"))
