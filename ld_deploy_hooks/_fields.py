@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ld_deploy_hooks._door import Surroundings
 from ld_deploy_hooks._errors import SettingsError
 from ld_deploy_hooks._log import say_once
+from ld_deploy_hooks._testrun import current_recording
 
 if TYPE_CHECKING:
     from ld_deploy_hooks._records import Identity
@@ -84,8 +85,9 @@ class Fields:
         from ld_deploy_hooks._reporter import plugins_for
         from ld_deploy_hooks._settings import require, resolve
 
+        recording = current_recording()
         host = {**surroundings.configuration, **surroundings.own}
-        before = resolve(host=host)
+        before = resolve(host=host, recording=recording)
         if surroundings.dry:
             # Nobody is asked: a callable's own commands would be echoed on stdout.
             return replace(before, dry_run=True), {}, {}
@@ -107,6 +109,7 @@ class Fields:
             outer=_inherited(arguments, outer, surroundings.own),
             host=host,
             defaults=lambda so_far: plugins_for(so_far).provide_defaults(so_far),
+            recording=recording,
         )
         for name, line in faults:
             if settings.strict:
