@@ -28,6 +28,8 @@ __all__ = ["deployment_events", "fake_launchdarkly"]
 
 _MARKER = "real_deployment_events"
 _TOKEN = "api-test-token"
+# Seconds that the end of a test waits for what is still on its way to the stand-in.
+_ENDING = 1.0
 
 _holds = pytest.StashKey[bool]()
 # Deployments that a fixture of a wider scope than a function has opened: they outlive a test.
@@ -180,7 +182,7 @@ def fake_launchdarkly(request: pytest.FixtureRequest, tmp_path: Path) -> Iterato
         if not _is_marked(request):
             yield server
             return
-        from ld_deploy_hooks._reporter import close_all
+        from ld_deploy_hooks._reporter import close_all, flush_all
         from ld_deploy_hooks._run import forget_runs
         from ld_deploy_hooks._testrun import LOOPBACK, VARIABLE
 
@@ -198,4 +200,5 @@ def fake_launchdarkly(request: pytest.FixtureRequest, tmp_path: Path) -> Iterato
                 yield server
             finally:
                 forget_runs(before)
+                flush_all(_ENDING)
                 close_all()

@@ -136,8 +136,9 @@ class _Tape:
         return _Reporter(self, plugins)
 
     def untold(self, settings: Settings, why: str | None = None) -> None:
-        application = settings.application_key or "a deployment"
-        self._events._untold.append(f"{application}: {why or _why_untold(settings)}")
+        # Where nothing is told, what was written in code is not asked for.
+        known = not settings.silent and settings.application_key
+        self._events._untold.append(f"{known or 'a deployment'}: {why or _why_untold(settings)}")
 
     def record(self, event: DeploymentEvent) -> bool:
         """Record an event; False once the recording is over."""
