@@ -192,8 +192,8 @@ def fake_launchdarkly(request: pytest.FixtureRequest, tmp_path: Path) -> Iterato
             "LD_BASE_URI": server.base_uri,
             "LD_ACCESS_TOKEN": _TOKEN,
             "LD_DEPLOY_OUTBOX": str(tmp_path / "ld-deploy-hooks" / "outbox.db"),
-            # A child that ends waits for its events; two seconds are not much where many tests run at once.
-            "LD_DEPLOY_FLUSH_TIMEOUT": "10",
+            # A child waits for its events before it ends; two seconds are not much where many tests run at once.
+            "LD_DEPLOY_FLUSH_TIMEOUT": os.environ.get("LD_DEPLOY_FLUSH_TIMEOUT", "5"),
         }
         with _environment(told):
             try:
