@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import subprocess
 import sys
 import threading
@@ -269,6 +270,32 @@ def test_each_recording_hears_a_line_anew() -> None:
             d.custom(step=1)
             with pytest.raises(AssertionError, match=r"said by ld_deploy_hooks:\n  A custom event was not told"):
                 events.one("custom")
+
+
+def test_ctrl_c_while_an_end_is_told_tells_no_second_one(events: RecordedEvents, plugin: Callable[..., None]) -> None:
+    def ld_deploy_finished() -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    plugin(ld_deploy_finished)
+    with pytest.raises(KeyboardInterrupt), deployment("billing"):
+        pass
+    assert kinds(events) == ["started", "finished"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
+def test_a_signal_kills_as_it_would(
+    run_python: Callable[..., subprocess.CompletedProcess[str]], child_env: dict[str, str], tmp_path: Path
+) -> None:
+    source = """
+    import os, signal
+    from ld_deploy_hooks.testing import record_deployments
+    with record_deployments(), deployment("billing"):
+        os.kill(os.getpid(), signal.SIGTERM)
+    """
+    with FakeLaunchDarkly(TOKEN) as server:
+        done = run_python(script(source), env=child_env | settings(server.base_uri, tmp_path / "outbox.db"))
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGTERM, "", "")
+    assert server.requests == []
 
 
 # -- a miss is explained ----------------------------------------------------------------------------------------------
