@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ld_deploy_hooks._door import Surroundings
 from ld_deploy_hooks._errors import SettingsError
 from ld_deploy_hooks._log import say_once
+from ld_deploy_hooks._testrun import current_recording
 
 if TYPE_CHECKING:
     from ld_deploy_hooks._records import Identity
@@ -86,8 +87,9 @@ class Fields:
         """
         from ld_deploy_hooks._settings import require, resolve
 
+        recording = current_recording()
         host = {**surroundings.configuration, **surroundings.own}
-        before = resolve(host=host)
+        before = resolve(host=host, recording=recording)
         if surroundings.dry:
             # Nobody is asked: a callable's own commands would be echoed on stdout.
             return dataclasses.replace(before, dry_run=True), {}, {}
@@ -109,6 +111,7 @@ class Fields:
             outer=_inherited(arguments, outer, surroundings.own),
             host=host,
             defaults=_plugins_defaults,
+            recording=recording,
         )
         for name, line in faults:
             if settings.strict:

@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any
@@ -18,14 +18,13 @@ from ld_deploy_hooks._log import internal_fault, say_once
 from ld_deploy_hooks._outcome import Outcome
 from ld_deploy_hooks._parent import parent_identity
 from ld_deploy_hooks._plan import Plan
-from ld_deploy_hooks._recorder import Recorder
 from ld_deploy_hooks._records import DeploymentEvent, DeploymentRecord, EventType, Identity
 from ld_deploy_hooks._registry import Registry
-from ld_deploy_hooks._reporter import reporter_for
+from ld_deploy_hooks._reporter import Reporter, reporter_of
 from ld_deploy_hooks._settings import Settings
 from ld_deploy_hooks._verdicts import FINISHED, Verdict
 
-__all__ = ["Run", "only_run"]
+__all__ = ["Run", "forget_runs", "only_run", "present_runs"]
 
 # Seconds that one waits for another thread to have recorded the end of its run.
 _ENDING = 1.0
@@ -56,7 +55,7 @@ class Run:
         self._started = 0.0
         self._told = False
         self._told_by_parent = False
-        self._reporter: Recorder
+        self._reporter: Reporter
         self._events: Events
         # Base URI and identity, once it has started.
         self._key: tuple[str, Identity] | None = None
@@ -107,28 +106,33 @@ class Run:
         self.started_at, self._started = now(), monotonic()
         settings = self.settings = self.plan.settle()
         if settings.silent or settings.missing:
-            return None
+            return self._untold(settings)
         self.identity = identity_of(settings)
         self._key = (settings.base_uri, self.identity)
         if not self._register(self._key):
             return None
-        self._reporter = reporter_for(settings)
+        self._reporter = reporter_of(settings)
         plugins = self._reporter.plugins
         self._events = Events(
             settings=settings, identity=self.identity, task=self.plan.task, modify=plugins.modify_event
         )
         if self.identity in _runs.parents or self.identity == parent_identity():
             self._told = self._told_by_parent = True
-            return None
+            return self._untold(settings, "the process that this one was started by tells it")
         self._events.added = self._events.clean(plugins.add_metadata(self.record()))
         try:
             event = self._event(EventType.STARTED, self.started_at, self.plan.event_metadata)
         except DropEvent:
-            return None
+            return self._untold(settings, "a plugin dropped its start (DropEvent)")
         record = self.record()
         _runs.signals.watch()
         self._told = True
         return self._reporter.started(event, record)
+
+    @staticmethod
+    def _untold(settings: Settings, why: str | None = None) -> None:
+        if settings.recording is not None:
+            settings.recording.untold(settings, why)
 
     def _on_disk(self, recorded: Future[Any]) -> None:
         error = recorded.exception()
@@ -239,7 +243,7 @@ class Run:
         # Last: until here Ctrl-C leaves it open, for the exit to end.
         self.state = "failed" if verdict.failed else "finished"
 
-    def cancel(self, number: int) -> tuple[Recorder, Future[bool]] | None:
+    def cancel(self, number: int) -> tuple[Reporter, Future[bool]] | None:
         """Tell the end of a run that a signal is about to kill; takes no lock, as a signal handler must not."""
         if not self.is_ours or self.state != "started" or not self._told or self._told_by_parent:
             return None
@@ -351,3 +355,13 @@ _runs: Registry[Run] = Registry()
 def only_run() -> Run | None:
     """Return the only run that is open or pending in this process; None when there is none, or more than one."""
     return _runs.only()
+
+
+def present_runs() -> set[Run]:
+    """Return every run of this process with somebody inside."""
+    return set(_runs.present)
+
+
+def forget_runs(kept: Collection[Run]) -> None:
+    """End every run of this process but ``kept``, at the end of a test."""
+    _runs.forget(kept)

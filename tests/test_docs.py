@@ -108,8 +108,12 @@ def is_plugin(text: str) -> bool:
     return "@hookimpl" in text
 
 
+def is_test(text: str) -> bool:
+    return "def test_" in text
+
+
 def is_script(text: str) -> bool:
-    return not (name_of(text) or is_tasks(text) or is_plugin(text))
+    return not (name_of(text) or is_tasks(text) or is_plugin(text) or is_test(text))
 
 
 # -- running them -----------------------------------------------------------------------------------------------------
@@ -237,6 +241,17 @@ def test_plugins_are_called(block: Block, run: Run, folder: Path, env: dict[str,
     assert_well(done)
     if block.file == README:
         assert done.stdout == "call somebody: billing-service error\n"
+
+
+@pytest.mark.parametrize("block", blocks("python", is_test))
+def test_tests_pass_and_tell_nobody(block: Block, run: Run, folder: Path, launchdarkly: FakeLaunchDarkly) -> None:
+    (folder / "test_deploy.py").write_text(block.text)
+    done = run("python", "-m", "pytest", "-p", "ld_deploy_hooks.pytest_plugin", "--strict-markers", "test_deploy.py")
+    assert done.returncode == 0, done.stdout
+    if "unittest" in block.text:
+        done = run("python", "-m", "unittest", "test_deploy")
+        assert done.returncode == 0, done.stderr
+    assert launchdarkly.requests == []
 
 
 def test_every_block_says_what_it_is() -> None:
