@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ld_deploy_hooks._outbox import Outbox
     from ld_deploy_hooks._plugins import Plugins
 
-__all__ = ["ask_outbox", "close_all", "flush_all", "lines_left", "plugins_for", "reporter_for"]
+__all__ = ["ask_outbox", "close_all", "end_all", "flush_all", "lines_left", "plugins_for", "reporter_for"]
 
 T = TypeVar("T")
 
@@ -139,7 +139,8 @@ def close_all() -> None:
         store.close(max(deadline - monotonic(), 0.05))
 
 
-def _at_exit() -> None:
+def end_all() -> None:
+    """Wait for what is on its way, within the flush timeout, say what is left, and close every reporter."""
     # Ctrl-C: somebody does not want to wait. What is recorded stays recorded.
     try:
         with suppress(KeyboardInterrupt):
@@ -151,6 +152,10 @@ def _at_exit() -> None:
         internal_fault("Waiting for events at exit", error)
     with suppress(KeyboardInterrupt):
         close_all()
+
+
+def _at_exit() -> None:
+    end_all()
     _still_interrupted()
 
 
