@@ -32,6 +32,7 @@ __all__ = [
     "ask_outbox",
     "close_all",
     "close_plugins_of",
+    "end_all",
     "flush_all",
     "lines_left",
     "plugins_for",
@@ -196,7 +197,8 @@ def close_all() -> None:
         store.close(max(deadline - monotonic(), 0.05), quiet=path not in busy)
 
 
-def _at_exit() -> None:
+def end_all() -> None:
+    """Wait for what is on its way, within the flush timeout, say what is left, and close every reporter."""
     # Ctrl-C: somebody does not want to wait. What is recorded stays recorded.
     try:
         with suppress(KeyboardInterrupt):
@@ -208,6 +210,10 @@ def _at_exit() -> None:
         internal_fault("Waiting for events at exit", error)
     with suppress(KeyboardInterrupt):
         close_all()
+
+
+def _at_exit() -> None:
+    end_all()
     _still_interrupted()
 
 

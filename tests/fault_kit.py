@@ -163,6 +163,10 @@ class Deploys:
     def command(self, *arguments: str, **options: object) -> Ended:
         return self.start_command(*arguments, **options).ends()
 
+    def start_program(self, *command: str, **options: object) -> Running:
+        """Start any program."""
+        return self._start(command, **options)
+
     def _start(self, command: Sequence[str], **options: object) -> Running:
         running = Running(command, self.env, self.folder, **options)
         self._running.append(running)
