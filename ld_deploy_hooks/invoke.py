@@ -29,7 +29,7 @@ from invoke.tasks import Task
 
 from ld_deploy_hooks._decorator import marks_of
 from ld_deploy_hooks._deployment import Block, Call, deployment
-from ld_deploy_hooks._door import Surroundings, host_room
+from ld_deploy_hooks._door import ConfigurationFile, Surroundings, host_room
 from ld_deploy_hooks._errors import SettingsError
 from ld_deploy_hooks._log import internal_fault, say_once
 from ld_deploy_hooks._mapping import mapped
@@ -253,6 +253,18 @@ def _section(config: Any) -> dict[str, Any]:
         f"`{_SECTION}: {{project_key: ...}}`."
     )
     return {}
+
+
+def read_file(path: Path) -> ConfigurationFile:
+    """Return what a configuration file (yaml, yml, json) says to us; no code of anybody's runs for it.
+
+    Raises whatever Invoke, its parser and the file have to raise.
+    """
+    # As a runtime file: Invoke reads that one alone, and not what it finds elsewhere, some of which is Python.
+    config = Config(runtime_path=path, lazy=True)
+    config.load_runtime()
+    named = config.tasks.executor_class
+    return ConfigurationFile(None if named is None else str(named), _section(config))
 
 
 def install(program: Program | None = None) -> None:

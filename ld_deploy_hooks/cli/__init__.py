@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from ld_deploy_hooks._version import __version__
-from ld_deploy_hooks.cli import _flush, _retry, _run, _send, _status
+from ld_deploy_hooks.cli import _doctor, _flush, _plugins, _retry, _run, _send, _status, _verify
 
 __all__ = ["main"]
 
@@ -27,7 +27,7 @@ def parser() -> argparse.ArgumentParser:
     )
     whole.add_argument("--version", action="version", version=f"ld-deploy-hooks {__version__}")
     commands = whole.add_subparsers(title="commands", dest="command", required=True, metavar="COMMAND")
-    for room in (_run, _send, _flush, _status, _retry):
+    for room in (_run, _send, _status, _flush, _retry, _verify, _doctor, _plugins):
         room.add_to(commands)
     return whole
 
