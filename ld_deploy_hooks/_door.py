@@ -79,6 +79,9 @@ class HostRoom(Protocol):
     def host_of(self, arguments: tuple[Any, ...]) -> str | None:
         """Return the host that a task called with ``arguments`` works on, if it is given a connection."""
 
+    def real_host_of(self, arguments: tuple[Any, ...]) -> str | None:
+        """Return what that host is called by its connection, which may be another name."""
+
     def verdict(self, error: BaseException) -> Verdict | None:
         """Return the verdict on an exception of the host; None for one that is not its own."""
 

@@ -107,13 +107,13 @@ class Events:
         return DeploymentRecord(
             identity=self.identity,
             metadata={**self.added, **self.clean(metadata)},
-            task=self.task,
+            task=self.clean(self.task),
             application_name=self.clean(self.settings.application_name),
             version_name=self.clean(self.settings.version_name),
             reason=verdict.reason,
             detail=self.clean(verdict.detail),
-            error_type=verdict.error,
-            **more,
+            error_type=self.clean(verdict.error),
+            **{**more, "hosts": tuple(self.clean(list(more["hosts"])))},
         )
 
     def clean(self, value: Any) -> Any:

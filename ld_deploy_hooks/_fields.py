@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import inspect
 from collections.abc import Callable, Mapping
@@ -61,7 +62,12 @@ class Fields:
 
     def fixed_metadata(self) -> dict[str, Any]:
         """Return a new dict with the metadata that need not be asked for."""
-        return {} if callable(self._metadata) else _read("metadata", self._metadata, [])
+        fixed = {} if callable(self._metadata) else _read("metadata", self._metadata, [])
+        try:
+            return copy.deepcopy(fixed)
+        except Exception:
+            # What cannot be copied is told as its type's name.
+            return fixed
 
     def settle(
         self,

@@ -32,6 +32,7 @@ __all__ = [
     "is_task",
     "notice_missing_executor",
     "read_file",
+    "real_host_of",
     "surroundings",
     "verdict",
     "wrap_task",
@@ -50,5 +51,10 @@ def wrap_task(task: Any, wrap: Callable[[Any], Any]) -> Any:
 
 
 def host_of(arguments: tuple[Any, ...]) -> str | None:
+    """Return None: a Context of Invoke's is no connection."""
+    return None
+
+
+def real_host_of(arguments: tuple[Any, ...]) -> str | None:
     """Return None: a Context of Invoke's is no connection."""
     return None
