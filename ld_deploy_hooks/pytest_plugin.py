@@ -180,6 +180,9 @@ def fake_launchdarkly(request: pytest.FixtureRequest, tmp_path: Path) -> Iterato
 
     with FakeLaunchDarkly(_TOKEN) as server:
         if not _is_marked(request):
+            # Shown where the test fails, perhaps because it waits for what nobody sends.
+            hint = f"The deployments of this test are not told to fake_launchdarkly without @pytest.mark.{_MARKER}."
+            request.node.add_report_section("setup", "ld-deploy-hooks", hint)
             yield server
             return
         from ld_deploy_hooks._reporter import close_all, flush_all
