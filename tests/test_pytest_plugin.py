@@ -17,8 +17,8 @@ from ld_deploy_hooks.testing import FakeLaunchDarkly
 
 ROOT = Path(__file__).resolve().parent.parent
 PLUGIN = ("-p", "ld_deploy_hooks.pytest_plugin")
-# The hosts leave pipes open.
-LEAKY = ("-W", "ignore::ResourceWarning", "-W", "ignore::pytest.PytestUnraisableExceptionWarning")
+# The hosts leave pipes open, and import what is deprecated.
+HOSTS = ("-W", "ignore")
 
 DEPLOY = """
 import os
@@ -603,7 +603,7 @@ def test_with_a_task_file_of_invoke(session: Session) -> None:
         tasks.deploy(MockContext(run=Result("ok")), tag="v3")
         assert deployment_events.one("finished").version == "v3"
     """
-    assert session.run(tests, *LEAKY) == {"passed": 7}
+    assert session.run(tests, *HOSTS) == {"passed": 7}
 
 
 @pytest.mark.skipif(importlib.util.find_spec("fabric") is None, reason="Fabric is not installed")
@@ -650,4 +650,4 @@ def test_beside_fabrics_own_fixtures(session: Session) -> None:
         remote.expect(host="web1", cmd="whoami")
         fabfile.deploy(Connection("web1"))
     """
-    assert session.run(tests, *LEAKY) == {"passed": 4}
+    assert session.run(tests, *HOSTS) == {"passed": 4}
