@@ -1,24 +1,36 @@
-"""The one lazy door up: to the room of the host (Invoke, Fabric) that this process runs in, if it runs in one.
+"""The lazy door up: to the room of the host (Invoke, Fabric) that this process runs in, if it runs in one.
 
 A task that is decorated inside a running host needs what only the host's room knows, and a room that imports Invoke may
-not be loaded for people who do not use it.
+not be loaded for people who do not use it. The other who comes through is `ld-deploy doctor`, when it has found a
+configuration file that only Invoke can read.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Protocol, cast
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 from ld_deploy_hooks._log import internal_fault, say_once
 from ld_deploy_hooks._verdicts import Verdict
 
-__all__ = ["HostRoom", "Surroundings", "host_room", "surroundings_of"]
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = [
+    "ConfigurationFile",
+    "HostRoom",
+    "Surroundings",
+    "configuration_file",
+    "deployhooks_folder",
+    "host_room",
+    "surroundings_of",
+]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Surroundings:
+# A named tuple, as a data class takes long to make: tasks are decorated for `--list` and `--help` too.
+class Surroundings(NamedTuple):
     """What the host says of the place that a block is entered in.
 
     Attributes:
@@ -28,10 +40,22 @@ class Surroundings:
         context_given: whether the first argument is a context of the host's, which differs from call to call.
     """
 
-    configuration: Mapping[str, Any] = field(default_factory=dict)
-    own: Mapping[str, Any] = field(default_factory=dict)
+    configuration: Mapping[str, Any] = MappingProxyType({})
+    own: Mapping[str, Any] = MappingProxyType({})
     dry: bool = False
     context_given: bool = False
+
+
+class ConfigurationFile(NamedTuple):
+    """What a configuration file of a host says to us.
+
+    Attributes:
+        executor_class: what it names as ``tasks: executor_class:``.
+        section: what stands under ``ld_deploy_hooks:``.
+    """
+
+    executor_class: str | None
+    section: Mapping[str, Any]
 
 
 class HostRoom(Protocol):
@@ -48,6 +72,9 @@ class HostRoom(Protocol):
 
     def surroundings(self, arguments: tuple[Any, ...]) -> Surroundings:
         """Say where a block is entered: by the Context among ``arguments``, else by the program that runs."""
+
+    def folder_of_tasks(self) -> Path | None:
+        """Return the folder of the tasks that the running program has loaded; None where it has loaded none."""
 
     def host_of(self, arguments: tuple[Any, ...]) -> str | None:
         """Return the host that a task called with ``arguments`` works on, if it is given a connection."""
@@ -79,6 +106,19 @@ def host_room() -> HostRoom | None:
     return None
 
 
+def configuration_file(path: Path) -> ConfigurationFile | str:
+    """Return what a yaml, yml or json file of Invoke's or Fabric's says to us; if it cannot be read, why."""
+    try:
+        from ld_deploy_hooks import invoke
+    except ImportError:
+        return "Invoke is not installed beside ld-deploy-hooks here"
+    try:
+        return invoke.read_file(path)
+    except Exception as error:
+        # Its parser's own, which nobody else can name; and what any YAML but a mapping brings about.
+        return f"it is no configuration ({type(error).__name__})"
+
+
 def _pass_over(host: str, error: Exception) -> None:
     say_once(
         f"The {host} that is loaded here is not one that ld-deploy-hooks knows ({type(error).__name__}): its tasks, "
@@ -94,3 +134,16 @@ def surroundings_of(arguments: tuple[Any, ...]) -> Surroundings:
     except Exception as error:
         internal_fault("Reading the host's configuration", error)
         return Surroundings()
+
+
+def deployhooks_folder() -> Path | None:
+    """Return where a ``deployhooks.py`` may lie: beside the host's tasks, else beside the script; None for nowhere."""
+    from ld_deploy_hooks._deployhooks import beside_script
+
+    room = host_room()
+    try:
+        folder = room.folder_of_tasks() if room is not None else None
+        return beside_script() if folder is None else folder
+    except Exception as error:
+        internal_fault("Looking for deployhooks.py", error)
+        return None

@@ -6,7 +6,7 @@ import inspect
 import threading
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ld_deploy_hooks._door import Surroundings, host_room
@@ -42,7 +42,6 @@ class Block(Protocol):
     inside: list[Entry]
 
 
-@dataclass(kw_only=True)
 class Call:
     """What a block is entered with.
 
@@ -55,12 +54,21 @@ class Call:
         function: the function itself, without its decorators.
     """
 
-    args: tuple[Any, ...] = ()
-    kwargs: Mapping[str, Any] = field(default_factory=dict)
-    task: str | None = None
-    surroundings: Surroundings = field(default_factory=Surroundings)
-    hosts: tuple[str, ...] = ()
-    function: Callable[..., Any] | None = None
+    def __init__(
+        self,
+        *,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] = MappingProxyType({}),
+        task: str | None = None,
+        surroundings: Surroundings,
+        function: Callable[..., Any] | None = None,
+    ) -> None:
+        self.args = args
+        self.kwargs = kwargs
+        self.task = task
+        self.surroundings = surroundings
+        self.hosts: tuple[str, ...] = ()
+        self.function = function
 
     @classmethod
     def of(cls, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], **more: Any) -> Call:
@@ -129,7 +137,6 @@ class Entry:
         return self.deployment._run.leave(verdict, error, opened=self._opened, where=self._where)
 
 
-@dataclass(eq=False)
 class Bound:
     """A call that the executor is about to make, of a task whose deployment it has opened already.
 
@@ -138,8 +145,9 @@ class Bound:
         failed: set when the task's ``success`` says that its result means failure.
     """
 
-    entry: Entry
-    failed: bool = False
+    def __init__(self, entry: Entry) -> None:
+        self.entry = entry
+        self.failed = False
 
 
 # An entry is taken out, never reset by its token: ``async with`` in a fixture leaves in another context than it

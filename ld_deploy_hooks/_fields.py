@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ld_deploy_hooks._door import Surroundings
@@ -43,9 +43,12 @@ class Fields:
     """
 
     def __init__(self, values: Mapping[str, Any], metadata: Any, event_metadata: Any) -> None:
-        from ld_deploy_hooks._settings import check_argument_types
+        unclear = {name: value for name, value in values.items() if not _is_clear(name, value)}
+        if unclear:
+            # Not loaded for what everybody writes: tasks are decorated for `--list` and `--help` too.
+            from ld_deploy_hooks._settings import check_argument_types
 
-        check_argument_types(**{name: value for name, value in values.items() if not callable(value)})
+            check_argument_types(**unclear)
         for name, value in {**values, "metadata": metadata, "event_metadata": event_metadata}.items():
             if inspect.iscoroutinefunction(value):
                 raise TypeError(f"deployment({name}=...) is called and not awaited: give it a plain function")
@@ -82,7 +85,7 @@ class Fields:
         Raises:
             SettingsError: a fault, and ``strict`` is on.
         """
-        from ld_deploy_hooks._reporter import plugins_for
+        from ld_deploy_hooks._reporter import plugins_defaults
         from ld_deploy_hooks._settings import require, resolve
 
         recording = current_recording()
@@ -90,7 +93,7 @@ class Fields:
         before = resolve(host=host, recording=recording)
         if surroundings.dry:
             # Nobody is asked: a callable's own commands would be echoed on stdout.
-            return replace(before, dry_run=True), {}, {}
+            return dataclasses.replace(before, dry_run=True), {}, {}
         if before.silent:
             _say(before)
             return before, {}, {}
@@ -108,7 +111,7 @@ class Fields:
             arguments,
             outer=_inherited(arguments, outer, surroundings.own),
             host=host,
-            defaults=lambda so_far: plugins_for(so_far).provide_defaults(so_far),
+            defaults=plugins_defaults,
             recording=recording,
         )
         for name, line in faults:
@@ -119,6 +122,11 @@ class Fields:
             say_once(line)
         _say(settings)
         return settings, metadata, event_metadata
+
+
+def _is_clear(name: str, value: object) -> bool:
+    """Whether a value is of a right type, whatever the settings make of it."""
+    return value is None or callable(value) or (isinstance(value, str) and name != "application_kind")
 
 
 def _asked(

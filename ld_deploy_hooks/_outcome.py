@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 
 from ld_deploy_hooks._hosts import Hosts
 from ld_deploy_hooks._verdicts import FINISHED, Verdict
@@ -74,18 +73,18 @@ class Outcome:
             self.hosts.failed(host)
         mark = self._mark
         if mark is not None and verdict.failed:
-            verdict = replace(verdict, reason=mark.reason, detail=mark.detail)
+            verdict = verdict._replace(reason=mark.reason, detail=mark.detail)
         elif mark is not None:
             verdict = mark
         elif not verdict.failed and self.hosts.pending:
             verdict = Verdict(failed=True, reason="incomplete", exit_code=0)
         if verdict.failed and self.signal is not None:
-            verdict = replace(verdict, reason="cancelled")
+            verdict = verdict._replace(reason="cancelled")
         return self._with_host(verdict), error
 
     def _with_host(self, verdict: Verdict) -> Verdict:
         host, error = self._failed_host
         # How the executor or the user calls a host goes before what an exception calls it.
         if verdict.failed and (verdict.host is None or error == verdict.error):
-            return replace(verdict, host=host or verdict.host, error=verdict.error or error)
+            return verdict._replace(host=host or verdict.host, error=verdict.error or error)
         return verdict

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import dataclasses
 import os
 import sys
 import threading
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from ld_deploy_hooks._clock import monotonic
+from ld_deploy_hooks._door import deployhooks_folder
 from ld_deploy_hooks._errors import OutboxError
 from ld_deploy_hooks._log import internal_fault, logger
 from ld_deploy_hooks._recorder import Recorder
@@ -31,8 +33,10 @@ __all__ = [
     "ask_outbox",
     "close_all",
     "close_plugins_of",
+    "end_all",
     "flush_all",
     "lines_left",
+    "plugins_defaults",
     "plugins_for",
     "reporter_for",
     "reporter_of",
@@ -75,15 +79,27 @@ _inherited: list[Any] = []
 
 
 def plugins_for(settings: Settings) -> Plugins:
-    """Return this process's plugins, loaded at first use; a recording has its own."""
-    key = (settings.plugins, settings.plugin_autoload, settings.recording)
+    """Return this process's plugins, loaded at first use; a recording has its own.
+
+    Which those are depends on where it is asked, too: under a host its tasks have a ``deployhooks.py`` of their own.
+    """
+    directory = deployhooks_folder()
+    key = (settings.plugins, settings.plugin_autoload, directory, settings.recording)
     with _lock:
         if key not in _plugins:
             # Here, so that a dry or disabled run does not pay for pluggy.
             from ld_deploy_hooks._plugins import Plugins
 
-            _plugins[key] = Plugins.load(names=settings.plugins, autoload=settings.plugin_autoload, directory=None)
+            _plugins[key] = Plugins.load(names=key[0], autoload=key[1], directory=directory)
         return _plugins[key]
+
+
+def plugins_defaults(so_far: Settings) -> list[tuple[str, Mapping[str, Any]]]:
+    """Return what plugins provide for settings that nobody has set, by plugin, the one that wins first."""
+    from ld_deploy_hooks.hookspecs import SettingsView
+
+    view = {field.name: getattr(so_far, field.name) for field in dataclasses.fields(SettingsView)}
+    return plugins_for(so_far).provide_defaults(SettingsView(**view))
 
 
 def close_plugins_of(recording: Recording) -> None:
@@ -191,7 +207,8 @@ def close_all() -> None:
         store.close(max(deadline - monotonic(), 0.05), quiet=path not in busy)
 
 
-def _at_exit() -> None:
+def end_all() -> None:
+    """Wait for what is on its way, within the flush timeout, say what is left, and close every reporter."""
     # Ctrl-C: somebody does not want to wait. What is recorded stays recorded.
     try:
         with suppress(KeyboardInterrupt):
@@ -203,6 +220,10 @@ def _at_exit() -> None:
         internal_fault("Waiting for events at exit", error)
     with suppress(KeyboardInterrupt):
         close_all()
+
+
+def _at_exit() -> None:
+    end_all()
     _still_interrupted()
 
 

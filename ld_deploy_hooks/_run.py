@@ -6,9 +6,9 @@ import os
 import signal
 import threading
 import uuid
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 from ld_deploy_hooks._clock import monotonic, now
@@ -17,35 +17,17 @@ from ld_deploy_hooks._events import Events, identity_of
 from ld_deploy_hooks._log import internal_fault, say_once
 from ld_deploy_hooks._outcome import Outcome
 from ld_deploy_hooks._parent import parent_identity
+from ld_deploy_hooks._plan import Plan
 from ld_deploy_hooks._records import DeploymentEvent, DeploymentRecord, EventType, Identity
 from ld_deploy_hooks._registry import Registry
 from ld_deploy_hooks._reporter import Reporter, reporter_of
 from ld_deploy_hooks._settings import Settings
 from ld_deploy_hooks._verdicts import FINISHED, Verdict
 
-__all__ = ["Plan", "Run", "forget_runs", "only_run", "present_runs"]
+__all__ = ["Run", "forget_runs", "only_run", "present_runs"]
 
 # Seconds that one waits for another thread to have recorded the end of its run.
 _ENDING = 1.0
-
-
-@dataclass(kw_only=True)
-class Plan:
-    """What a deployment is going to be, before it starts.
-
-    Attributes:
-        settle: asks for every field and returns the settings; called once, when the deployment starts.
-        task: name of the task or function, None in a plain ``with``.
-        metadata: the user's deploymentMetadata, live until the end.
-        event_metadata: the user's eventMetadata of the started event.
-        hosts: the hosts that it is going to, as far as they are known.
-    """
-
-    settle: Callable[[], Settings]
-    task: str | None = None
-    metadata: dict[str, Any] = field(default_factory=dict)
-    event_metadata: dict[str, Any] = field(default_factory=dict)
-    hosts: tuple[str, ...] = ()
 
 
 class Run:
@@ -327,11 +309,12 @@ class Run:
             return None
         if not self._told:
             return None
+        at = self._now_at_least()
         try:
-            event = self._event(EventType.CUSTOM, self._now_at_least(), metadata)
+            event = self._event(EventType.CUSTOM, at, metadata)
         except DropEvent:
             return None
-        return self._reporter.custom(event, self.record(), self._events.clean(metadata))
+        return self._reporter.custom(event, replace(self.record(), custom_at=at), self._events.clean(metadata))
 
     def _tell_end(self, verdict: Verdict, error: BaseException | None) -> Future[bool]:
         assert self.ended_at is not None

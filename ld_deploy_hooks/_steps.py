@@ -7,7 +7,6 @@ not be known: it ends when a call begins that is not of it, or when the executor
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ld_deploy_hooks._deployment import Block, Bound, Call, Entry, begun, bind, leave
@@ -18,7 +17,6 @@ from ld_deploy_hooks._waiting import wait
 __all__ = ["Group", "Step", "Steps"]
 
 
-@dataclass(eq=False)
 class Step:
     """One call that the executor is going to make.
 
@@ -29,13 +27,13 @@ class Step:
         host: how its host is told.
     """
 
-    call: Any
-    groups: list[Group] = field(default_factory=list)
-    own: list[Group] = field(default_factory=list)
-    host: str | None = None
+    def __init__(self, call: Any, *, own: list[Group], host: str | None) -> None:
+        self.call = call
+        self.groups: list[Group] = []
+        self.own = own
+        self.host = host
 
 
-@dataclass(eq=False)
 class Group:
     """The calls of one deployment.
 
@@ -46,10 +44,11 @@ class Group:
         hosts: the hosts of its own task's calls, in order.
     """
 
-    block: Block
-    call: Callable[[], Call]
-    hosts: list[str] = field(default_factory=list)
-    entry: Entry | None = None
+    def __init__(self, block: Block, call: Callable[[], Call]) -> None:
+        self.block = block
+        self.call = call
+        self.hosts: list[str] = []
+        self.entry: Entry | None = None
 
     def open(self) -> None:
         """Enter the block.

@@ -11,7 +11,6 @@ In ``fabric.yaml``, with no change to any task::
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import fabric
@@ -22,11 +21,19 @@ from invoke.exceptions import UnexpectedExit
 from ld_deploy_hooks import invoke as _invoke
 from ld_deploy_hooks._hosts import connection_labels, labels
 from ld_deploy_hooks._verdicts import Verdict, plain_verdict
-from ld_deploy_hooks.invoke import install, is_task, notice_missing_executor, surroundings, wrap_task
+from ld_deploy_hooks.invoke import (
+    folder_of_tasks,
+    install,
+    is_task,
+    notice_missing_executor,
+    surroundings,
+    wrap_task,
+)
 
 __all__ = [
     "Deploying",
     "Executor",
+    "folder_of_tasks",
     "host_of",
     "install",
     "is_task",
@@ -79,11 +86,11 @@ def verdict(error: BaseException) -> Verdict | None:
         failed = dict(error.result.failed)
         named = connection_labels([*error.result.succeeded, *failed])
         count = len(named) - len(failed)
-        return replace(plain_verdict(error), hosts_succeeded=tuple(named[:count]), hosts_failed=tuple(named[count:]))
+        return plain_verdict(error)._replace(hosts_succeeded=tuple(named[:count]), hosts_failed=tuple(named[count:]))
     plain = _invoke.verdict(error)
     connection = getattr(error.result, "connection", None) if isinstance(error, UnexpectedExit) else None
     if plain is not None and isinstance(connection, fabric.Connection):
-        return replace(plain, host=connection_labels([connection])[0])
+        return plain._replace(host=connection_labels([connection])[0])
     return plain
 
 

@@ -89,7 +89,7 @@ class Project:
             "LD_ENVIRONMENT": "test",
             "LD_DEPLOY_OUTBOX": str(self.outbox),
             "LD_DEPLOY_FLUSH_TIMEOUT": "20",
-            "LD_DEPLOY_PLUGINS": "no:console",
+            "LD_DEPLOY_PLUGINS": "no:console,no:git",
             "PYTHONDONTWRITEBYTECODE": "1",
         }
         return self
@@ -115,28 +115,32 @@ class Project:
         assert found is not None, f"{name} is not on PATH"
         return found
 
-    def run(self, *command: str, **env: str) -> Ran:
-        """Run a command line and wait for it; events of earlier ones are not told again."""
+    def run(self, *command: str, typed: str = "", **env: str) -> Ran:
+        """Run a command line, type into it and wait for it; events of earlier ones are not told again."""
         before = len(self.server.events)
-        done = self._run(command, self.env(env))
+        done = self._run(command, self.env(env), typed)
         # Only events of one identity have an order.
         events = sorted(self.server.events[before:], key=lambda event: (event["applicationKey"], event["version"]))
         return Ran(done.returncode, done.stdout, done.stderr, [told(one) for one in events])
 
-    def without_us(self, *command: str, **env: str) -> Ran:
+    def without_us(self, *command: str, typed: str = "", **env: str) -> Ran:
         """Run the same with a package in our place that does nothing."""
         path = os.pathsep.join(filter(None, (str(self._stand_in), self._env.get("PYTHONPATH"))))
         # Nor is the stand-in what coverage is about.
         env = {name: value for name, value in self.env(env).items() if not name.startswith("COVERAGE_")}
-        done = self._run(command, env | {"PYTHONPATH": path})
+        done = self._run(command, env | {"PYTHONPATH": path}, typed)
         return Ran(done.returncode, done.stdout, done.stderr, [])
 
-    def _run(self, command: tuple[str, ...], env: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    def _run(
+        self, command: tuple[str, ...], env: Mapping[str, str], typed: str = ""
+    ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [self.program(command[0]), *command[1:]],
             cwd=self.folder,
             env=env,
-            stdin=subprocess.DEVNULL,
+            input=typed,
+            # Without a terminal, where getpass would ask its questions.
+            start_new_session=True,
             capture_output=True,
             text=True,
             timeout=60,

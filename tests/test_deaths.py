@@ -1,17 +1,12 @@
-"""Processes that die without a word, fork, or find their disk full: what they left is told by the next run, once."""
+"""Processes that die without a word, fork, or live in odd circumstances: the next run tells what they left, once."""
 
 from __future__ import annotations
 
-import contextlib
 import random
-import shutil
 import signal
-import sqlite3
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from fault_kit import MARGIN, PLAIN, Deploys, deploys_fixture  # noqa: F401
@@ -189,110 +184,6 @@ leave()
     assert repeats(server.events) == 0
 
 
-# -- forks ------------------------------------------------------------------------------------------------------------
-
-FORKS = {
-    "a child that leaves the block": """
-with deployment("billing", version="v1"):
-    if not os.fork():
-        sys.exit(0)
-    assert os.wait()[1] == 0
-""",
-    "a child that runs into an error": """
-with deployment("billing", version="v1"):
-    child = os.fork()
-    if not child:
-        sys.stderr = open(os.devnull, "w")
-        raise ValueError
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
-""",
-    "a child that deploys the same": """
-with deployment("billing", version="v1"):
-    if not os.fork():
-        with deployment("billing", version="v1"):
-            os._exit(0)
-    assert os.wait()[1] == 0
-""",
-    "a child that imports requests right after the entry": """
-with deployment("billing", version="v1"):
-    if not os.fork():
-        import requests
-        os._exit(0)
-    assert os.wait()[1] == 0
-""",
-    "300 children while it sends": """
-with deployment("billing", version="v1") as d:
-    for number in range(300):
-        if number % 50 == 0:
-            d.custom(number=number)
-        child = os.fork()
-        if not child:
-            os._exit(0)
-        assert os.waitpid(child, 0)[1] == 0
-""",
-    "multiprocessing": """
-import multiprocessing
-with deployment("billing", version="v1"):
-    with multiprocessing.get_context("fork").Pool(2) as pool:
-        assert pool.map(abs, [-1, -2]) == [1, 2]
-""",
-}
-
-
-@pytest.mark.parametrize("fork", FORKS)
-def test_a_forked_child_tells_nothing_of_its_parents(deploys: Deploys, server: FaultServer, fork: str) -> None:
-    # Slow enough that the thread of the parent is in the middle of it.
-    server.heal(answer(delay=0.02))
-    ended = deploys.run(FORKS[fork] + "leave(3)")
-    assert ended.status == 3, ended
-    assert ended.stderr == ""
-    facts = told(server.events)["v1"]
-    assert [fact for fact in facts if fact != "custom"] == ["started", "finished"]
-    assert repeats(server.events) == 0
-
-
-def test_a_forked_child_has_the_signal_handlers_of_before(deploys: Deploys) -> None:
-    source = """
-with deployment("billing", version="v1"):
-    assert callable(signal.getsignal(signal.SIGTERM))
-    child = os.fork()
-    if not child:
-        os._exit(signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL)
-    assert os.waitpid(child, 0)[1] == 0
-    assert callable(signal.getsignal(signal.SIGTERM))
-leave(3)
-"""
-    assert deploys.run(source).status == 3
-
-
-def test_a_forked_child_tells_its_own(deploys: Deploys, server: FaultServer) -> None:
-    source = """
-with deployment("billing", version="v1"):
-    if not os.fork():
-        with deployment("web", version="v2"):
-            pass
-        flush()
-        os._exit(0)
-    assert os.wait()[1] == 0
-leave(3)
-"""
-    ended = deploys.run(source)
-    assert (ended.status, ended.stderr) == (3, "")
-    assert told(server.events) == {"v1": ["started", "finished"], "v2": ["started", "finished"]}
-
-
-def test_a_child_that_lives_on_does_not_keep_its_dead_parent_alive(deploys: Deploys, server: FaultServer) -> None:
-    source = """
-with deployment("billing", version="v1"):
-    if not os.fork():
-        time.sleep(60)
-    os.kill(os.getpid(), signal.SIGKILL)
-"""
-    assert deploys.run(source).status == -signal.SIGKILL
-    deploys.next_run()
-    assert told(server.events) == {"v1": ["started", "failed"]}
-
-
 # -- many at once -----------------------------------------------------------------------------------------------------
 
 
@@ -331,6 +222,25 @@ leave()
     assert set(map(tuple, facts.values())) == {("started", "finished")}
 
 
+def test_what_is_on_its_way_at_the_exit_is_nobody_elses_until_the_process_is_gone(deploys: Deploys) -> None:
+    # Registered before ours, and so called after it: the exit's wait is over then, the process is not.
+    source = """
+import subprocess
+def another():
+    command = [sys.executable, "-m", "ld_deploy_hooks", "flush", "--timeout", "1"]
+    print(subprocess.run(command, capture_output=True).returncode)
+atexit.register(another)
+"""
+    with FaultServer(silent) as server:
+        deploys.set(LD_BASE_URI=server.base_uri, LD_DEPLOY_FLUSH_TIMEOUT="1")
+        ended = deploys.run(source + PLAIN)
+        assert (ended.status, ended.stdout) == (3, "deploying\n1\n")
+        assert server.posts == 1
+        server.heal()
+        deploys.next_run()
+        assert told(server.events) == {"v1": ["started", "finished"]}
+
+
 def test_eight_that_send_and_are_killed_at_random_lose_nothing(deploys: Deploys, server: FaultServer) -> None:
     now = int(time.time() * 1000)
     with opened(deploys.outbox) as box, box.transaction():
@@ -354,140 +264,6 @@ def test_eight_that_send_and_are_killed_at_random_lose_nothing(deploys: Deploys,
     assert set(map(tuple, facts.values())) == {("started", "finished")}
     # Each had at most so many in its hands.
     assert repeats(server.events) <= 5 * 9
-
-
-# -- the disk ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """Return a folder on a disk of 400 KiB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=400k,mode=700", "none", str(folder)]
-    if sys.platform != "linux" or subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("needs root on Linux, for a disk of its own")
-    yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
-
-
-FILL = """
-def fill():
-    with open({path!r}, "wb", buffering=0) as file:
-        try:
-            while file.write(b"x" * 512): pass
-        except OSError:
-            pass
-"""
-
-
-def test_a_disk_that_is_full_before_the_start(deploys: Deploys, server: FaultServer, small_disk: Path) -> None:
-    deploys.set(LD_DEPLOY_OUTBOX=str(small_disk / "outbox.db"))
-    fill = FILL.format(path=str(small_disk / "filler"))
-    ended = deploys.run(f"{fill}\nfill()\n{PLAIN}")
-    assert ended.status == 3
-    assert ended.stdout == "deploying\n"
-    assert len(ended.lines) == 1
-    assert "disk is full" in ended.stderr or "FULL" in ended.stderr
-    assert told(server.events) == {"v1": ["started", "finished"]}
-
-
-def test_a_disk_that_fills_up_before_the_end_is_recorded(
-    deploys: Deploys, server: FaultServer, small_disk: Path
-) -> None:
-    deploys.set(LD_DEPLOY_OUTBOX=str(small_disk / "outbox.db"))
-    fill = FILL.format(path=str(small_disk / "filler"))
-    body = "    print('deploying')\n    flush()\n    fill()"
-    ended = deploys.run(f"{fill}\nwith deployment('billing', version='v1'):\n{body}\nleave(3)")
-    assert ended.status == 3
-    assert len(ended.lines) == 1
-    assert ended.lingered < 2 + MARGIN
-    (small_disk / "filler").unlink()
-    deploys.next_run()
-    assert told(server.events) == {"v1": ["started", "finished"]}
-    assert repeats(server.events) == 0
-
-
-def test_a_disk_that_fills_up_before_the_ack(deploys: Deploys, server: FaultServer, small_disk: Path) -> None:
-    deploys.set(LD_DEPLOY_OUTBOX=str(small_disk / "outbox.db"))
-    fill = FILL.format(path=str(small_disk / "filler"))
-    source = f"""{fill}
-import ld_deploy_hooks._launchdarkly as service
-real = service.Client.post
-posts = []
-def post(self, payload):
-    posts.append(1)
-    if len(posts) == 2: fill()
-    return real(self, payload)
-service.Client.post = post
-"""
-    ended = deploys.run(source + PLAIN)
-    assert ended.status == 3
-    assert ended.lingered < 2 + MARGIN
-    assert server.posts == 2
-    (small_disk / "filler").unlink()
-    deploys.next_run()
-    assert told(server.events) == {"v1": ["started", "finished"]}
-    assert repeats(server.events) <= 1
-
-
-def test_another_process_that_holds_the_outbox_for_longer_than_the_deploy_lives(
-    deploys: Deploys, server: FaultServer
-) -> None:
-    deploys.run(PLAIN, "v0")
-    with contextlib.closing(sqlite3.connect(deploys.outbox, isolation_level=None)) as other:
-        other.execute("BEGIN IMMEDIATE")
-        ended = deploys.run(PLAIN)
-        assert (ended.status, ended.stdout) == (3, "deploying\n")
-        assert ended.lingered < 2 + MARGIN
-        assert 1 <= len(ended.lines) <= 2
-        other.execute("ROLLBACK")
-    deploys.next_run()
-    assert told(server.events) == {"v0": ["started", "finished"], "v1": ["started", "finished"]}
-
-
-PLACES = {
-    "a file in the place of the folder": ("file/outbox.db", True),
-    "a folder in the place of the file": ("folder", True),
-    "nowhere to write": ("/proc/nowhere/outbox.db", True),
-    "a symbolic link": ("link.db", True),
-    "garbage": ("garbage.db", False),
-    "empty": ("empty.db", False),
-    "truncated": ("truncated.db", False),
-    "a newer one": ("newer.db", True),
-    "another program's": ("foreign.db", True),
-    "a stale log": ("stale.db", False),
-    "missing folders": ("a/b/c/outbox.db", False),
-}
-
-
-@pytest.mark.parametrize("place", PLACES)
-def test_an_outbox_that_cannot_be_used_costs_a_line_and_no_event(
-    deploys: Deploys, server: FaultServer, tmp_path: Path, place: str
-) -> None:
-    name, from_memory = PLACES[place]
-    deploys.run(PLAIN, "v0")
-    (tmp_path / "file").touch()
-    (tmp_path / "folder").mkdir()
-    (tmp_path / "link.db").symlink_to(tmp_path / "elsewhere.db")
-    (tmp_path / "garbage.db").write_bytes(b"garbage" * 1000)
-    (tmp_path / "empty.db").touch()
-    (tmp_path / "truncated.db").write_bytes(deploys.outbox.read_bytes()[:5000])
-    (tmp_path / "stale.db").touch()
-    (tmp_path / "stale.db-wal").write_bytes(b"\\0" * 5000)
-    shutil.copy(deploys.outbox, tmp_path / "newer.db")
-    for file, statement in (("newer.db", "PRAGMA user_version = 99"), ("foreign.db", "CREATE TABLE other (x)")):
-        with contextlib.closing(sqlite3.connect(tmp_path / file)) as connection:
-            connection.execute(statement)
-            connection.commit()
-    before = (tmp_path / "newer.db").read_bytes()
-    deploys.set(LD_DEPLOY_OUTBOX=str(tmp_path / name))
-    ended = deploys.run(PLAIN)
-    assert (ended.status, ended.stdout) == (3, "deploying\n")
-    assert len(ended.lines) == (1 if from_memory else len(ended.lines))
-    assert told(server.events)["v1"] == ["started", "finished"]
-    assert (tmp_path / "newer.db").read_bytes() == before
-    assert not (tmp_path / "elsewhere.db").exists()
 
 
 # -- odd circumstances ------------------------------------------------------------------------------------------------

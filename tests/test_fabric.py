@@ -122,6 +122,10 @@ FABFILE = """
                 itself(Connection(name, config=c.config))
 
     @task
+    def shown(c):
+        print(c.config.sudo.password or c.connect_kwargs.password)
+
+    @task
     @deployment("web", version="1")
     def keys(c):
         print(len(c.config.base_ssh_config._config), c.connect_kwargs)
@@ -141,10 +145,11 @@ class Fab(Project):
 
     ssh: SSHHosts
 
-    def fab(self, line: str, **env: str) -> Ran:
+    def fab(self, line: str, typed: str = "", **env: str) -> Ran:
         """Run ``fab`` with and without us, and see that only the events differ."""
-        ran = self.run("fab", "--ssh-config", str(self.ssh.config), *line.split(), **env)
-        without = self.without_us("fab", "--ssh-config", str(self.ssh.config), *line.split(), **env)
+        command = ["fab", "--ssh-config", str(self.ssh.config), *line.split()]
+        ran = self.run(*command, typed=typed, **env)
+        without = self.without_us(*command, typed=typed, **env)
         assert (ran.status, ran.out) == (without.status, without.out)
         # Its words, not their order: threads finish as they like.
         last, last_without = (sorted(" ".join(one.err.splitlines()[-1:]).split()) for one in (ran, without))
@@ -387,6 +392,17 @@ def test_a_host_that_does_not_let_us_in(project: Fab, hosts: SSHHosts, tmp_path:
     assert not any(b"hunter2" in request.body for request in project.server.requests)
 
 
+@pytest.mark.parametrize("flag", ["--prompt-for-login-password", "--prompt-for-sudo-password"])
+def test_a_password_that_is_typed_is_kept_nowhere(project: Fab, flag: str) -> None:
+    ran = project.fab(f"{flag} -H web1 shown deploy", typed="correct horse\n")
+    assert ran.status == 0
+    assert ran.out.splitlines()[0] == "correct horse"
+    assert len(ran.told) == 2
+    assert b"correct" not in project.kept()
+    assert not any(b"correct" in request.body for request in project.server.requests)
+    assert "correct" not in ran.err
+
+
 MAPPED = """
     from fabric import task
     from ld_deploy_hooks import current_deployment
@@ -401,7 +417,9 @@ MAPPED = """
     """
 
 
-@pytest.mark.parametrize("executor", ["ld_deploy_hooks.fabric.Executor", "mine.Executor"])
+@pytest.mark.parametrize(
+    "executor", ["ld_deploy_hooks.fabric.Executor", "ld_deploy_hooks.invoke.Executor", "mine.Executor"]
+)
 def test_mapped_tasks(project: Fab, executor: str) -> None:
     project.write(
         fabfile_py=MAPPED,

@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 from fault_kit import MARGIN, PLAIN, TOKEN, Deploys, Ended, deploys_fixture  # noqa: F401
 from fault_server import Exchange, FaultServer, Step, answer, dripping, garbage, hung_up, repeats, silent, told
 from outbox_kit import end, opened, start
-from wire import LOOPBACK, Authority
+from wire import LOOPBACK, Authority, Server, tunnel
 
 
 def reset_in(seconds: float, name: str = "X-Ratelimit-Reset", *, clock: float = 0.0) -> Mapping[str, str]:
@@ -249,6 +250,23 @@ def test_neither_netrc_nor_a_dead_proxy_stands_between_the_deploy_and_a_loopback
         assert ended.stderr == ""
         assert told(server.events) == {"v1": ["started", "finished"]}
         assert all(f"authorization: {TOKEN}".encode() in head.lower() for head in server.heads)
+
+
+def test_a_proxy_of_the_environment_is_gone_through(deploys: Deploys, tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    service = authority.server_side(x509.DNSName("launchdarkly.test"))
+    with FaultServer(tls=service) as server, Server(tunnel(server.port)) as proxy:
+        deploys.set(
+            LD_BASE_URI="https://launchdarkly.test",
+            HTTPS_PROXY=f"http://somebody:hidden@127.0.0.1:{proxy.port}",
+            REQUESTS_CA_BUNDLE=str(authority.file),
+        )
+        ended = deploys.run(PLAIN)
+        assert_untouched(ended)
+        assert ended.stderr == ""
+        assert told(server.events) == {"v1": ["started", "finished"]}
+        assert all(b"proxy-authorization" not in head.lower() for head in server.heads)
+        assert {request.target for request in proxy.requests} == {"launchdarkly.test:443"}
 
 
 def test_old_events_of_another_base_uri_never_reach_this_service(deploys: Deploys) -> None:

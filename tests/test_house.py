@@ -28,6 +28,7 @@ FLOORS = {
     "_log": 0,
     "_testrun": 0,
     "_version": 0,
+    "_deployhooks": 0.5,
     "_hosts": 0.5,
     "_importing": 0.5,
     "_mapping": 0.5,
@@ -42,6 +43,7 @@ FLOORS = {
     "_settings": 1,
     "_tells": 1,
     "hookspecs": 1,
+    "_plan": 1.5,
     "_plugin_faults": 1.5,
     "_launchdarkly": 2,
     "_outbox": 2,
@@ -60,7 +62,7 @@ FLOORS = {
     "_left": 2.6,
     "_store": 2.75,
     "_recorder": 2.9,
-    "_door": 3,
+    "_door": 2.95,
     "_reporter": 3,
     "_registry": 3.25,
     "_fields": 3.5,
@@ -79,8 +81,9 @@ FLOORS = {
     "__init__": 7,
 }
 
-# The one way up, by function: a task that is decorated inside a running host needs that host's room.
-DOORS_UP = {("_door", "host_room"): {"invoke", "fabric"}}
+# The ways up, by function: a task that is decorated inside a running host needs that host's room, and only Invoke can
+# read a configuration file of Invoke's or Fabric's.
+DOORS_UP = {("_door", "host_room"): {"invoke", "fabric"}, ("_door", "configuration_file"): {"invoke"}}
 
 # What comes from outside lives in one room each.
 LIBRARIES = {
@@ -219,8 +222,8 @@ def test_every_room_imports_lower_floors_and_its_own_libraries_only(module: str)
         ("_sender", "import numpy", "numpy, which is in no room yet"),
         ("_sender", "import ld_deploy_hooks._new", "_new, which has no floor"),
         ("_new", "", "_new has no floor"),
-        ("_door", "import ld_deploy_hooks.invoke", "_door (floor 3) imports invoke"),
-        ("_door", "def another():\n    import ld_deploy_hooks.invoke", "_door (floor 3) imports invoke"),
+        ("_door", "import ld_deploy_hooks.invoke", "_door (floor 2.95) imports invoke"),
+        ("_door", "def another():\n    import ld_deploy_hooks.invoke", "_door (floor 2.95) imports invoke"),
         ("fabric", "import pytest", "fabric imports pytest"),
         ("invoke", "import fabric", "invoke imports fabric, which lives in ['fabric']"),
         ("plugins.git", "from ld_deploy_hooks._records import Identity", "a built-in plugin imports hookspecs alone"),

@@ -305,7 +305,8 @@ def test_a_wrong_command_line_tells_nothing(project: Project, line: str) -> None
     assert (ran.status, ran.out, ran.err, ran.told) == (1, without.out, without.err, [])
 
 
-def test_ctrl_c_while_a_command_runs(project: Project) -> None:
+@pytest.mark.parametrize("pty", ["False", "True"])
+def test_ctrl_c_while_a_command_runs(project: Project, pty: str) -> None:
     project.write(
         tasks_py="""
         from invoke import task
@@ -314,8 +315,8 @@ def test_ctrl_c_while_a_command_runs(project: Project) -> None:
         @task
         @deployment("web", version="1")
         def deploy(c):
-            c.run("touch running; exec sleep 60")
-        """
+            c.run("touch running; exec sleep 60", pty={pty})
+        """.replace("{pty}", pty)
     )
     child = subprocess.Popen(
         [project.program("inv"), "deploy"], cwd=project.folder, env=project.env({}), start_new_session=True
@@ -463,6 +464,11 @@ MAPPED = """
         print("deploy")
     """
 INSTALL = "from ld_deploy_hooks.invoke import install; install(); install()"
+CONFIGURED = """
+    from invoke import Collection
+    ns = Collection(build, deploy)
+    ns.configure({"tasks": {"executor_class": "ld_deploy_hooks.invoke.Executor"}})
+    """
 ENTRY = {"ld_deploy_hooks": {"tasks": {"deploy": {"application_key": "web", "version": "1"}}}}
 TOLD = ["started web 1 task=deploy", "finished web 1 task=deploy"]
 
@@ -501,6 +507,14 @@ OURS, THEIRS = "ld_deploy_hooks.invoke.Executor", "invoke.executor.Executor"
             {"INVOKE_TASKS_EXECUTOR_CLASS": OURS},
             None,
             id="a variable is too late",
+        ),
+        pytest.param(
+            MAPPED + CONFIGURED,
+            {"invoke_yaml": _yaml()},
+            [],
+            {},
+            None,
+            id="the collection's configuration is too late",
         ),
     ],
 )

@@ -245,6 +245,29 @@ def test_a_setting_that_is_missing_is_said_before_anything_runs_when_strict(proj
     assert (ran.status, ran.out, ran.told, ran.err.count("\n")) == (0, "build\ndeploy\n", [], 1)
 
 
+def test_our_variables_are_read_past_invokes_own(project: Project) -> None:
+    """Invoke takes "false" for True where a file has set a key, and crashes over a variable for a list."""
+    project.write(
+        tasks_py="""
+        from invoke import task
+        from ld_deploy_hooks import deployment
+
+        @task
+        @deployment("web", version="1")
+        def deploy(c):
+            print(c.config.ld_deploy_hooks.disabled)
+        """,
+        invoke_yaml="ld_deploy_hooks: {disabled: true, plugins: [no.such.module]}",
+    )
+    on = project.run("inv", "deploy", INVOKE_LD_DEPLOY_HOOKS_DISABLED="false")
+    assert (on.status, on.out, on.told) == (0, "True\n", [])
+    crash = project.run("inv", "deploy", INVOKE_LD_DEPLOY_HOOKS_PLUGINS="no:console")
+    assert (crash.status, crash.out, crash.told) == (1, "", [])
+    ours = project.run("inv", "deploy", LD_DEPLOY_DISABLED="false", LD_DEPLOY_PLUGINS="no:console")
+    assert (ours.status, ours.out, ours.err) == (0, "True\n", "")
+    assert ours.told == ["started web 1 task=deploy", "finished web 1 task=deploy"]
+
+
 def test_a_program_that_does_not_exit(project: Project) -> None:
     """Its failure is swallowed, not by us; and its ``--dry`` is over when it is."""
     project.write(

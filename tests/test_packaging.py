@@ -49,7 +49,7 @@ REQUIRES = {
 }
 
 # Rooms that need more than the package requires.
-WITH_AN_EXTRA = {"fabric", "invoke", "pytest_plugin", "plugins.opentelemetry"}
+WITH_AN_EXTRA = {"fabric", "invoke", "pytest_plugin"}
 
 pytestmark = pytest.mark.slow
 

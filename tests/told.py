@@ -31,7 +31,7 @@ def settings(base_uri: str, outbox: Path, **more: str) -> dict[str, str]:
         "LD_ACCESS_TOKEN": TOKEN,
         "LD_DEPLOY_OUTBOX": str(outbox),
         "LD_DEPLOY_FLUSH_TIMEOUT": "5",
-        "LD_DEPLOY_PLUGINS": "no:console",
+        "LD_DEPLOY_PLUGINS": "no:console,no:git",
         **IDENTITY,
         **more,
     }

@@ -39,6 +39,7 @@ class Outbox(Queue):
 
     Args:
         path: the file, made if it is missing; None keeps everything in memory, for as long as this object lives.
+        read_only: see :func:`ld_deploy_hooks._outbox.looking`.
 
     Raises:
         OutboxError: from here and from every method: the file cannot be opened, read or written. Its text says why and
@@ -125,6 +126,10 @@ class Outbox(Queue):
     def lone_events(self, *, limit: int) -> list[EventStatus]:
         """Return the last ``limit`` events that belong to no deployment, the latest first."""
         return self._events("deployment_id IS NULL ORDER BY id DESC LIMIT ?", max(limit, 0))
+
+    def event(self, event_id: str) -> EventStatus | None:
+        """Return what became of one event; None if it was never recorded here."""
+        return next(iter(self._events("event_id = ?", event_id)), None)
 
     def _events(self, which: str, *parameters: object) -> list[EventStatus]:
         return [
