@@ -21,7 +21,7 @@ import pytest
 TOKEN = "api-0c4f-token-of-the-tests"
 # Seconds by which a process may outlive its flush_timeout, whatever the server does.
 MARGIN = 1.5
-PATIENCE = 60.0
+PATIENCE = 12.0
 
 # Comes before every deploy: leaves a mark at the moment at which the process begins to exit.
 PROLOGUE = """
@@ -102,6 +102,10 @@ class Running:
             assert time.monotonic() < deadline
             time.sleep(0.005)
         return self
+
+    def so_far(self) -> str:
+        """Return what is on its stdout by now."""
+        return self._stdout.read_text()
 
     def send(self, number: int) -> Running:
         self._signalled = time.monotonic()
