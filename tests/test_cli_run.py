@@ -164,6 +164,15 @@ def test_what_only_the_system_finds_out_is_told_as_failed(deploys: Deploys, serv
     assert told(server.events) == {"v1": ["started", "failed"], "v2": ["started", "failed"]}
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="patches an ELF file")
+def test_a_program_whose_loader_is_missing(deploys: Deploys, server: FaultServer) -> None:
+    program = deploys.folder / "program"
+    program.write_bytes(Path(shutil.which("true") or "").read_bytes().replace(b"/ld-linux", b"/no-linux"))
+    program.chmod(0o755)
+    assert run(deploys, "./program").status == 127
+    assert failure(server) == ("error", None, 127)
+
+
 def test_the_command_line_is_told_nowhere(deploys: Deploys, server: FaultServer) -> None:
     secret = "hunter2-the-password"
     assert run(deploys, "sh", "-c", "exit 1", secret).status == 1
