@@ -378,6 +378,13 @@ def test_what_sudo_has_left_to_root(
     assert "sudo chown" in message
 
 
+def test_another_users_folder_is_not_trusted_though_it_can_be_written(deploys: Deploys, home: Path) -> None:
+    deploys.set(LD_DEPLOY_OUTBOX=str(home / "outbox.db"))
+    status, found = findings(deploys)
+    assert status == 1
+    assert f"{home} belongs to nobody, not to root. Run without sudo" in only(found, "fault")[1]
+
+
 def test_a_folder_that_may_not_be_written(
     deploys: Deploys, home: Path, run_python: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
@@ -440,7 +447,7 @@ def test_another_executor_in_the_way(
 
 
 def test_settings_of_the_hosts_configuration(deploys: Deploys) -> None:
-    del deploys.env["LD_PROJECT"]
+    del deploys.env["LD_PROJECT"], deploys.env["LD_DEPLOY_PLUGINS"]
     (deploys.folder / "tasks.py").touch()
     (deploys.folder / "fabfile.py").touch()
     for file, name in (("invoke.yaml", INV), ("fabric.yaml", FAB)):
@@ -455,6 +462,7 @@ def test_settings_of_the_hosts_configuration(deploys: Deploys) -> None:
         "source": str(deploys.folder / "invoke.yaml"),
     }
     assert report["settings"]["environment_key"]["source"] == "LD_ENVIRONMENT"
+    assert report["settings"]["plugins"] == {"value": [], "source": "default"}
     messages = [finding["message"] for finding in report["findings"]]
     assert {finding["level"] for finding in report["findings"]} == {"note"}
     assert f"{deploys.folder / 'fabric.yaml'} has settings too; shown are those of" in "".join(messages)
