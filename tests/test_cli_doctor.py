@@ -553,19 +553,21 @@ def test_online_says_who_the_token_is(deploys: Deploys) -> None:
         ended = doctor(deploys, "--online")
         assert ended.status == 0
         assert (
-            f"note: {fake.base_uri} knows the token: service token 'fake-token' of account fake-account" in ended.stdout
+            f"note: {fake.base_uri} knows the token: service token 'fake-token' of account 'fake-account'"
+            in ended.stdout
         )
         assert json.loads(doctor(deploys, "--online", "--json").stdout)["identity"]["tokenId"] == "fake-token-id"
         assert {(one.method, one.path) for one in fake.requests} == {("GET", "/api/v2/caller-identity")}
 
 
 def test_online_shows_nothing_of_the_token_even_if_the_service_does(deploys: Deploys) -> None:
-    identity = json.dumps({"tokenName": TOKEN, "accountId": 7, "memberId": KEY}).encode()
+    identity = json.dumps({"tokenName": TOKEN, "accountId": "7\x1b[2J" + "x" * 9999, "memberId": KEY}).encode()
     with FaultServer(answer(200, {}, identity)) as server:
         deploys.set(LD_BASE_URI=server.base_uri)
         ended = doctor(deploys, "--online")
         assert ended.status == 0
-        assert "personal token '[redacted]' of account 7" in ended.stdout
+        assert "personal token '[redacted]' of account '7\\x1b[2Jxxx" in ended.stdout
+        assert "x" * 120 not in ended.stdout
         assert doctor(deploys, "--online", "--json").status == 0
 
 
