@@ -214,9 +214,9 @@ def test_nothing_is_made_or_changed(deploys: Deploys, deployed: bool) -> None:
 
 def test_what_waits_was_rejected_and_is_open(deploys: Deploys) -> None:
     with FaultServer(answer(400)) as server:
-        deploys.set(LD_BASE_URI=server.base_uri)
+        deploys.set(LD_BASE_URI=server.base_uri, LD_DEPLOY_FLUSH_TIMEOUT="20")
         deploys.run(PLAIN, "v1")
-    deploys.set(LD_BASE_URI=AWAY)
+    deploys.set(LD_BASE_URI=AWAY, LD_DEPLOY_FLUSH_TIMEOUT="0.2")
     deploys.run(PLAIN, "v2")
     deploys.set(LD_BASE_URI="http://127.0.0.1:10")
     deploys.run("deployment('billing', version=sys.argv[1]).__enter__()\nos.kill(os.getpid(), signal.SIGKILL)\n", "v3")

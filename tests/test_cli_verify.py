@@ -36,6 +36,11 @@ def rows(found: dict[str, Any]) -> dict[str, tuple[str | None, bool]]:
     return {each["version"]: (each["shown"], each["right"]) for each in found["deployments"]}
 
 
+@pytest.fixture(autouse=True)
+def _all_is_delivered(deploys: Deploys) -> None:
+    deploys.set(LD_DEPLOY_FLUSH_TIMEOUT="20")
+
+
 @pytest.fixture
 def fake(deploys: Deploys) -> Iterator[FakeLaunchDarkly]:
     with FakeLaunchDarkly(token=TOKEN) as fake:
