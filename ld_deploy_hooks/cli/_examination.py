@@ -62,7 +62,7 @@ def examine(folder: Path | None) -> Examination:
         )
         plugins = tuple(plugins_for(settings).plugins())
     found = [
-        *(_of_settings(settings)),
+        *_of_settings(settings),
         *(finding for file in files for finding in file.findings),
         *_of_what_is_not_taken(files, taken),
         *(Finding(WARNING, "plugins", line) for line in lines),
