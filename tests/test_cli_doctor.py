@@ -214,9 +214,9 @@ def test_nothing_is_made_or_changed(deploys: Deploys, deployed: bool) -> None:
 
 def test_what_waits_was_rejected_and_is_open(deploys: Deploys) -> None:
     with FaultServer(answer(400)) as server:
-        deploys.set(LD_BASE_URI=server.base_uri)
+        deploys.set(LD_BASE_URI=server.base_uri, LD_DEPLOY_FLUSH_TIMEOUT="20")
         deploys.run(PLAIN, "v1")
-    deploys.set(LD_BASE_URI=AWAY)
+    deploys.set(LD_BASE_URI=AWAY, LD_DEPLOY_FLUSH_TIMEOUT="0.2")
     deploys.run(PLAIN, "v2")
     deploys.set(LD_BASE_URI="http://127.0.0.1:10")
     deploys.run("deployment('billing', version=sys.argv[1]).__enter__()\nos.kill(os.getpid(), signal.SIGKILL)\n", "v3")
@@ -378,6 +378,13 @@ def test_what_sudo_has_left_to_root(
     assert "sudo chown" in message
 
 
+def test_another_users_folder_is_not_trusted_though_it_can_be_written(deploys: Deploys, home: Path) -> None:
+    deploys.set(LD_DEPLOY_OUTBOX=str(home / "outbox.db"))
+    status, found = findings(deploys)
+    assert status == 1
+    assert f"{home} belongs to nobody, not to root. Run without sudo" in only(found, "fault")[1]
+
+
 def test_a_folder_that_may_not_be_written(
     deploys: Deploys, home: Path, run_python: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
@@ -440,7 +447,7 @@ def test_another_executor_in_the_way(
 
 
 def test_settings_of_the_hosts_configuration(deploys: Deploys) -> None:
-    del deploys.env["LD_PROJECT"]
+    del deploys.env["LD_PROJECT"], deploys.env["LD_DEPLOY_PLUGINS"]
     (deploys.folder / "tasks.py").touch()
     (deploys.folder / "fabfile.py").touch()
     for file, name in (("invoke.yaml", INV), ("fabric.yaml", FAB)):
@@ -455,6 +462,7 @@ def test_settings_of_the_hosts_configuration(deploys: Deploys) -> None:
         "source": str(deploys.folder / "invoke.yaml"),
     }
     assert report["settings"]["environment_key"]["source"] == "LD_ENVIRONMENT"
+    assert report["settings"]["plugins"] == {"value": [], "source": "default"}
     messages = [finding["message"] for finding in report["findings"]]
     assert {finding["level"] for finding in report["findings"]} == {"note"}
     assert f"{deploys.folder / 'fabric.yaml'} has settings too; shown are those of" in "".join(messages)
@@ -545,19 +553,21 @@ def test_online_says_who_the_token_is(deploys: Deploys) -> None:
         ended = doctor(deploys, "--online")
         assert ended.status == 0
         assert (
-            f"note: {fake.base_uri} knows the token: service token 'fake-token' of account fake-account" in ended.stdout
+            f"note: {fake.base_uri} knows the token: service token 'fake-token' of account 'fake-account'"
+            in ended.stdout
         )
         assert json.loads(doctor(deploys, "--online", "--json").stdout)["identity"]["tokenId"] == "fake-token-id"
         assert {(one.method, one.path) for one in fake.requests} == {("GET", "/api/v2/caller-identity")}
 
 
 def test_online_shows_nothing_of_the_token_even_if_the_service_does(deploys: Deploys) -> None:
-    identity = json.dumps({"tokenName": TOKEN, "accountId": 7, "memberId": KEY}).encode()
+    identity = json.dumps({"tokenName": TOKEN, "accountId": "7\x1b[2J" + "x" * 9999, "memberId": KEY}).encode()
     with FaultServer(answer(200, {}, identity)) as server:
         deploys.set(LD_BASE_URI=server.base_uri)
         ended = doctor(deploys, "--online")
         assert ended.status == 0
-        assert "personal token '[redacted]' of account 7" in ended.stdout
+        assert "personal token '[redacted]' of account '7\\x1b[2Jxxx" in ended.stdout
+        assert "x" * 120 not in ended.stdout
         assert doctor(deploys, "--online", "--json").status == 0
 
 

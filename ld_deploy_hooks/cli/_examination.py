@@ -22,6 +22,8 @@ __all__ = ["Examination", "ask_service", "examine"]
 _SAID_IN_CODE = ("application_key", "version")
 # What a host's configuration may say to the host, which runs the tasks beside it anyway; here nothing of it is run.
 _RUNS_CODE = ("plugins", "plugin_autoload")
+# Characters of a name that the service gives.
+_LONGEST = 120
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ def examine(folder: Path | None) -> Examination:
         )
         plugins = tuple(plugins_for(settings).plugins())
     found = [
-        *(_of_settings(settings)),
+        *_of_settings(settings),
         *(finding for file in files for finding in file.findings),
         *_of_what_is_not_taken(files, taken),
         *(Finding(WARNING, "plugins", line) for line in lines),
@@ -174,8 +176,8 @@ def ask_service(examination: Examination) -> tuple[Mapping[str, Any] | None, Fin
     finally:
         client.close()
     kind = "service token" if identity.get("serviceToken") is True else "personal token"
-    name, account = (str(identity.get(key, "unknown")) for key in ("tokenName", "accountId"))
+    name, account = (str(identity.get(key, "unknown"))[:_LONGEST] for key in ("tokenName", "accountId"))
     message = (
-        f"{settings.base_uri} knows the token: {kind} {name!r} of account {account}. Whether it may write shows with "
+        f"{settings.base_uri} knows the token: {kind} {name!r} of account {account!r}. Whether it may write shows with "
     )
     return identity, Finding(NOTE, "online", message + "the first event.")

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["add_to"]
 
 # Seconds in all, unless --timeout says otherwise.
-_TIMEOUT = 30.0
+_PATIENCE = 30.0
 # Seconds between two questions: the first pause and the longest. Windows of the rate limit are ten seconds.
 _PAUSE, _LONGEST_PAUSE = 0.5, 5.0
 # Seconds that an answer may always take, however little is left.
@@ -46,7 +46,7 @@ def add_to(commands: Any) -> None:
         "outbox cannot be used.",
     )
     command.add_argument(
-        "--timeout", type=seconds, default=_TIMEOUT, metavar="S", help="seconds to wait at most, in all (default: 30)"
+        "--timeout", type=seconds, default=_PATIENCE, metavar="S", help="seconds to wait at most, in all (default: 30)"
     )
     command.add_argument(
         "--limit", type=_positive, default=20, metavar="N", help="how many of the last deployments (default: 20)"
