@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -102,7 +102,9 @@ class Events:
         }
         return self.make(EventType.FAILED if verdict.failed else EventType.FINISHED, at, ours=ours, **more)
 
-    def record(self, verdict: Verdict, *, metadata: Mapping[str, Any], **more: Any) -> DeploymentRecord:
+    def record(
+        self, verdict: Verdict, *, metadata: Mapping[str, Any], hosts: Iterable[str] = (), **more: Any
+    ) -> DeploymentRecord:
         """Return the run as hooks see it."""
         return DeploymentRecord(
             identity=self.identity,
@@ -113,7 +115,8 @@ class Events:
             reason=verdict.reason,
             detail=self.clean(verdict.detail),
             error_type=self.clean(verdict.error),
-            **{**more, "hosts": tuple(self.clean(list(more["hosts"])))},
+            hosts=tuple(self.clean(list(hosts))),
+            **more,
         )
 
     def clean(self, value: Any) -> Any:

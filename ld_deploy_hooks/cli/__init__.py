@@ -22,8 +22,8 @@ def parser() -> argparse.ArgumentParser:
     whole = argparse.ArgumentParser(
         prog="ld-deploy",
         description="Tell LaunchDarkly about deployments, and look after the events that wait in the outbox.",
-        epilog="Settings come from LD_ACCESS_TOKEN, LD_BASE_URI, LD_DEPLOY_OUTBOX and the rest of the table in the "
-        "README. No option takes the token: it would show in `ps`.",
+        epilog="Settings come from LD_ACCESS_TOKEN, LD_BASE_URI, LD_DEPLOY_OUTBOX and the rest of the table in "
+        "docs/settings.md. No option takes the token: it would show in `ps`.",
     )
     whole.add_argument("--version", action="version", version=f"ld-deploy-hooks {__version__}")
     commands = whole.add_subparsers(title="commands", dest="command", required=True, metavar="COMMAND")
