@@ -26,6 +26,8 @@ from ld_deploy_hooks.testing import FakeLaunchDarkly
 KEY = "api-01234567-89ab-cdef-0123-456789abcdef"
 NOBODY = 65534
 AWAY = "http://127.0.0.1:9"
+# Blocks every built-in plugin.
+NONE = "no:ci,no:console,no:git,no:opentelemetry"
 PLUGIN = """
 from ld_deploy_hooks import hookimpl
 
@@ -62,7 +64,7 @@ def only(found: list[tuple[str, str, str]], level: str) -> tuple[str, str]:
 @pytest.fixture(autouse=True)
 def _settled(deploys: Deploys) -> None:
     deploys.set(LD_DEPLOY_APPLICATION_KEY="billing", LD_DEPLOY_VERSION="v1", LD_DEPLOY_FLUSH_TIMEOUT="0.2")
-    deploys.set(LD_BASE_URI=AWAY)
+    deploys.set(LD_BASE_URI=AWAY, LD_DEPLOY_PLUGINS=NONE)
 
 
 def test_every_setting_with_its_value_and_its_source(deploys: Deploys) -> None:
@@ -89,7 +91,7 @@ def test_every_setting_with_its_value_and_its_source(deploys: Deploys) -> None:
         "strict": ["off", "default"],
         "disabled": ["off", "default"],
         "dry_run": ["off", "default"],
-        "plugins": ["no:console", "LD_DEPLOY_PLUGINS"],
+        "plugins": [NONE.replace(",", ", "), "LD_DEPLOY_PLUGINS"],
         "plugin_autoload": ["on", "default"],
     }
     assert rest[17:] == [
@@ -106,7 +108,7 @@ def test_as_json(deploys: Deploys) -> None:
     assert settings["access_token"] == {"value": "api-****", "source": "LD_ACCESS_TOKEN"}
     assert settings["flush_timeout"] == {"value": 0.2, "source": "LD_DEPLOY_FLUSH_TIMEOUT"}
     assert settings["strict"] == {"value": False, "source": "default"}
-    assert settings["plugins"]["value"] == ["no:console"]
+    assert settings["plugins"]["value"] == NONE.split(",")
 
 
 @pytest.mark.parametrize(
@@ -181,7 +183,7 @@ def test_the_kind_of_a_token_is_all_that_is_shown(deploys: Deploys) -> None:
 
 
 def test_a_token_that_lies_in_the_wrong_variable(deploys: Deploys) -> None:
-    deploys.set(LD_PROJECT=TOKEN, LD_DEPLOY_APPLICATION_NAME=KEY, LD_DEPLOY_PLUGINS=f"no:console,{KEY}")
+    deploys.set(LD_PROJECT=TOKEN, LD_DEPLOY_APPLICATION_NAME=KEY, LD_DEPLOY_PLUGINS=f"{NONE},{KEY}")
     settings = json.loads(doctor(deploys, "--json").stdout)["settings"]
     assert settings["project_key"]["value"] == "[redacted]"
     assert settings["application_name"]["value"] == "api-****"
@@ -527,16 +529,24 @@ def test_a_working_directory_that_is_gone(deploys: Deploys) -> None:
 )
 def test_plugins_that_go_wrong(deploys: Deploys, source: str, says: str) -> None:
     (deploys.folder / "mine.py").write_text(source)
-    deploys.set(LD_DEPLOY_PLUGINS="no:console,mine")
+    deploys.set(LD_DEPLOY_PLUGINS=f"{NONE},mine")
     status, found = findings(deploys)
     assert status == 0
     assert says in only(found, "warning")[1]
 
 
+def test_a_deployhooks_file_is_not_loaded_and_that_is_said(deploys: Deploys) -> None:
+    (deploys.folder / "deployhooks.py").write_text(TASKS)
+    status, found = findings(deploys)
+    assert status == 0
+    assert f"{deploys.folder / 'deployhooks.py'} is not loaded here" in only(found, "note")[1]
+    assert not (deploys.folder / "ran").exists()
+
+
 def test_plugins_defaults_count_and_say_so(deploys: Deploys) -> None:
     del deploys.env["LD_ENVIRONMENT"]
     (deploys.folder / "mine.py").write_text(PLUGIN.format(body="return {'environment_key': 'staging'}"))
-    deploys.set(LD_DEPLOY_PLUGINS="no:console,mine")
+    deploys.set(LD_DEPLOY_PLUGINS=f"{NONE},mine")
     report = json.loads(doctor(deploys, "--json").stdout)
     assert (report["ok"], report["plugins"]) == (True, ["mine"])
     assert report["settings"]["environment_key"] == {"value": "staging", "source": "plugin mine"}

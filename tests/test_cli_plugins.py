@@ -9,6 +9,8 @@ import pytest
 from fault_kit import TOKEN, Deploys, Ended, deploys_fixture  # noqa: F401
 
 KEY = "api-01234567-89ab-cdef-0123-456789abcdef"
+# Blocks every built-in plugin.
+NONE = "no:ci,no:console,no:git,no:opentelemetry"
 MINE = """
 from ld_deploy_hooks import hookimpl
 
@@ -40,22 +42,23 @@ def _none_of_the_machines(deploys: Deploys) -> None:
 def test_each_with_where_it_came_from_and_its_hooks(deploys: Deploys) -> None:
     ended = plugins(deploys)
     assert ended.status == 0
-    heading, mine, console, *rest = ended.stdout.splitlines()
+    heading, mine, *builtin, rest = ended.stdout.splitlines()
     assert heading.split() == ["plugin", "came", "from", "hooks"]
     assert mine.split(maxsplit=3) == ["mine", "setting", "plugins", "ld_deploy_failed, ld_deploy_started"]
-    assert console.split()[:2] == ["console", "built-in"]
-    assert rest == ["entry points are not loaded (by LD_DEPLOY_DISABLE_PLUGIN_AUTOLOAD)"]
+    assert [line.split()[1] for line in builtin] == ["built-in"] * len(builtin)
+    assert [line.split()[0] for line in builtin][:3] == ["ci", "git", "console"]
+    assert rest == "entry points are not loaded (by LD_DEPLOY_DISABLE_PLUGIN_AUTOLOAD)"
 
 
 def test_as_json_and_in_the_order_in_which_they_are_called(deploys: Deploys) -> None:
     (deploys.folder / "second.py").write_text(MINE)
-    deploys.set(LD_DEPLOY_PLUGINS="mine,no:console,second")
+    deploys.set(LD_DEPLOY_PLUGINS=f"mine,{NONE},second")
     ended = plugins(deploys, "--json")
     assert ended.status == 0
     hooks = ["ld_deploy_failed", "ld_deploy_started"]
     assert json.loads(ended.stdout) == {
         "plugins": [{"name": name, "origin": "setting plugins", "hooks": hooks} for name in ("mine", "second")],
-        "blocked": ["console"],
+        "blocked": ["ci", "console", "git", "opentelemetry"],
         "autoload": False,
         "problems": [],
     }
@@ -63,7 +66,7 @@ def test_as_json_and_in_the_order_in_which_they_are_called(deploys: Deploys) -> 
 
 def test_entry_points(deploys: Deploys) -> None:
     del deploys.env["LD_DEPLOY_DISABLE_PLUGIN_AUTOLOAD"]
-    deploys.set(LD_DEPLOY_PLUGINS="no:console")
+    deploys.set(LD_DEPLOY_PLUGINS=NONE)
     site = deploys.folder / "site" / "theirs-1.0.dist-info"
     site.mkdir(parents=True)
     (site / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
@@ -107,13 +110,13 @@ def test_a_token_that_lies_in_the_wrong_variable(deploys: Deploys) -> None:
 
 
 def test_none_at_all_and_which_are_blocked(deploys: Deploys) -> None:
-    deploys.set(LD_DEPLOY_PLUGINS="no:console, no:mine, mine")
+    deploys.set(LD_DEPLOY_PLUGINS=f"{NONE}, no:mine, mine")
     ended = plugins(deploys)
     assert ended.status == 0
-    assert ended.stdout.splitlines()[:3] == [
+    blocked = ("ci", "console", "git", "mine", "opentelemetry")
+    assert ended.stdout.splitlines()[:6] == [
         "no plugin is loaded",
-        "console is blocked (by no:console in LD_DEPLOY_PLUGINS)",
-        "mine is blocked (by no:mine in LD_DEPLOY_PLUGINS)",
+        *(f"{name} is blocked (by no:{name} in LD_DEPLOY_PLUGINS)" for name in blocked),
     ]
 
 

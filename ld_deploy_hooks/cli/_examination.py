@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from ld_deploy_hooks._errors import OutboxError
 from ld_deploy_hooks.cli._findings import FAULT, NOTE, WARNING, Finding
 from ld_deploy_hooks.cli._host_files import HostFile, host_files
 from ld_deploy_hooks.cli._lines import caught_lines
+from ld_deploy_hooks.cli._masking import without_keys
 
 if TYPE_CHECKING:
     from ld_deploy_hooks._plugins import PluginInfo
@@ -66,6 +68,7 @@ def examine(folder: Path | None) -> Examination:
         *(finding for file in files for finding in file.findings),
         *_of_what_is_not_taken(files, taken),
         *(Finding(WARNING, "plugins", line) for line in lines),
+        *_of_deployhooks(folder),
         *_of_outbox(settings),
     ]
     order = (FAULT, WARNING, NOTE)
@@ -119,6 +122,12 @@ def _of_what_is_not_taken(files: list[HostFile], taken: HostFile | None) -> Iter
             yield Finding(NOTE, "plugins", message)
 
 
+def _of_deployhooks(folder: Path | None) -> Iterator[Finding]:
+    if folder is not None and os.path.lexists(folder / "deployhooks.py"):
+        message = "is not loaded here, only by inv, fab or a script whose file lies beside it."
+        yield Finding(NOTE, "plugins", f"{folder / 'deployhooks.py'} {message}")
+
+
 def _of_outbox(settings: Settings) -> Iterator[Finding]:
     from ld_deploy_hooks._outbox import check_access, looking
 
@@ -170,7 +179,8 @@ def ask_service(examination: Examination) -> tuple[Mapping[str, Any] | None, Fin
         )
     client = client_for(settings)
     try:
-        identity = client.caller_identity()
+        # Before anything is cut, which could leave half of the token.
+        identity: dict[str, Any] = without_keys(client.caller_identity(), settings.access_token)
     except LaunchDarklyError as error:
         return None, Finding(FAULT, "online", str(error))
     finally:

@@ -24,7 +24,8 @@ def add_to(commands: Any) -> None:
         description="Show the plugins that a deployment loads, the one that is called first at the top: where each "
         "came from and the hooks that it implements; which are blocked; and what could not be loaded, and why. Modules "
         "that LD_DEPLOY_PLUGINS names are looked for where this command's Python finds modules; a script also finds "
-        "those beside itself: set PYTHONPATH to that folder. What invoke.yaml or fabric.yaml name is not looked at.",
+        "those beside itself: set PYTHONPATH to that folder. What invoke.yaml or fabric.yaml name "
+        "is not looked at, nor is a deployhooks.py beside tasks.py, fabfile.py or a script.",
         epilog="Exit status: 0 all is loaded; 1 something could not be loaded, or will never be called; 2 the command "
         "line cannot be used.",
     )
