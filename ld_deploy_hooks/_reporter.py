@@ -200,7 +200,8 @@ def close_all() -> None:
         reporters, stores = list(_reporters.values()), dict(_stores)
         _reporters.clear()
         _stores.clear()
-        _plugins.clear()
+        for key in [key for key in _plugins if key[-1] is None]:  # a recording closes its own
+            del _plugins[key]
     deadline = monotonic() + _CLOSING
     busy = {reporter.settings.outbox for reporter in reporters if not reporter.close(max(deadline - monotonic(), 0))}
     for path, store in stores.items():
