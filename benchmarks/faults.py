@@ -30,11 +30,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-# As when it is run by its name; what it takes its own from stands beside it.
-sys.path.insert(0, str(Path(__file__).resolve().parent))
+_HERE = Path(__file__).resolve().parent
+# The servers and the certificates are those of the tests.
+sys.path[:0] = [str(_HERE), str(_HERE.parent / "tests")]
 
-from kit import ROOT, environment, machine, table
-from fault_server import Exchange, FaultServer, Step, answer, dripping, hung_up, silent
+from fault_server import Exchange, FaultServer, Step, answer, dripping, hung_up, silent  # noqa: E402
+from kit import ROOT, environment, machine, table  # noqa: E402
 
 LONGEST = 60.0  # seconds until a run is killed
 DELAY = 0.1  # seconds that the server takes, when all is well

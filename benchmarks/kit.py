@@ -1,10 +1,9 @@
-"""What the benchmarks share: where things are, a clean environment, and what a table needs."""
+"""What the benchmarks share: where things are, a clean environment, and what the tables need."""
 
 from __future__ import annotations
 
 import os
 import platform
-import sys
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -12,8 +11,6 @@ from pathlib import Path
 __all__ = ["ROOT", "environment", "machine", "table"]
 
 ROOT = Path(__file__).resolve().parent.parent
-# The servers and the certificates are those of the tests.
-sys.path.insert(0, str(ROOT / "tests"))
 
 
 def environment(folder: Path, url: str) -> dict[str, str]:
