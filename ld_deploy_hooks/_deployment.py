@@ -81,7 +81,7 @@ class Block:
             SettingsError: a setting is missing or cannot be used, and ``strict`` is on.
         """
         from ld_deploy_hooks._handle import Deployment
-        from ld_deploy_hooks._run import Plan
+        from ld_deploy_hooks._plan import Plan
 
         for entry in reversed(entries()):
             # A task that calls itself on every node's connection is one deployment, and asks nothing again.
@@ -161,8 +161,9 @@ def flush(timeout: float | None = None) -> bool:
     from ld_deploy_hooks._settings import resolve
 
     try:
-        settings = resolve()
-        if settings.silent:
+        around = surroundings_of(())
+        settings = resolve(host=around.configuration)
+        if settings.silent or around.dry:
             return True
         reporter_for(settings)
         return flush_all(settings.flush_timeout if timeout is None else timeout)

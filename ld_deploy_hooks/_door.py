@@ -9,12 +9,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, NamedTuple, Protocol, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 from ld_deploy_hooks._log import internal_fault, say_once
 from ld_deploy_hooks._verdicts import Verdict
 
-__all__ = ["HostRoom", "Surroundings", "host_room", "surroundings_of"]
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["HostRoom", "Surroundings", "deployhooks_folder", "host_room", "surroundings_of"]
 
 
 # A named tuple, as a data class takes long to make: tasks are decorated for `--list` and `--help` too.
@@ -48,6 +51,9 @@ class HostRoom(Protocol):
 
     def surroundings(self, arguments: tuple[Any, ...]) -> Surroundings:
         """Say where a block is entered: by the Context among ``arguments``, else by the program that runs."""
+
+    def folder_of_tasks(self) -> Path | None:
+        """Return the folder of the tasks that the running program has loaded; None where it has loaded none."""
 
     def host_of(self, arguments: tuple[Any, ...]) -> str | None:
         """Return the host that a task called with ``arguments`` works on, if it is given a connection."""
@@ -94,3 +100,16 @@ def surroundings_of(arguments: tuple[Any, ...]) -> Surroundings:
     except Exception as error:
         internal_fault("Reading the host's configuration", error)
         return Surroundings()
+
+
+def deployhooks_folder() -> Path | None:
+    """Return where a ``deployhooks.py`` may lie: beside the host's tasks, else beside the script; None for nowhere."""
+    from ld_deploy_hooks._deployhooks import beside_script
+
+    room = host_room()
+    try:
+        folder = room.folder_of_tasks() if room is not None else None
+        return beside_script() if folder is None else folder
+    except Exception as error:
+        internal_fault("Looking for deployhooks.py", error)
+        return None

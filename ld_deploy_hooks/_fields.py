@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ld_deploy_hooks._door import Surroundings
 from ld_deploy_hooks._errors import SettingsError
 from ld_deploy_hooks._log import say_once
+from ld_deploy_hooks._testrun import current_recording
 
 if TYPE_CHECKING:
     from ld_deploy_hooks._records import Identity
@@ -84,14 +85,14 @@ class Fields:
         Raises:
             SettingsError: a fault, and ``strict`` is on.
         """
-        from ld_deploy_hooks._reporter import plugins_for
         from ld_deploy_hooks._settings import require, resolve
 
+        recording = current_recording()
         host = {**surroundings.configuration, **surroundings.own}
-        before = resolve(host=host)
+        before = resolve(host=host, recording=recording)
         if surroundings.dry:
             # Nobody is asked: a callable's own commands would be echoed on stdout.
-            return replace(before, dry_run=True), {}, {}
+            return dataclasses.replace(before, dry_run=True), {}, {}
         if before.silent:
             _say(before)
             return before, {}, {}
@@ -109,7 +110,8 @@ class Fields:
             arguments,
             outer=_inherited(arguments, outer, surroundings.own),
             host=host,
-            defaults=lambda so_far: plugins_for(so_far).provide_defaults(so_far),
+            defaults=_plugins_defaults,
+            recording=recording,
         )
         for name, line in faults:
             if settings.strict:
@@ -119,6 +121,14 @@ class Fields:
             say_once(line)
         _say(settings)
         return settings, metadata, event_metadata
+
+
+def _plugins_defaults(so_far: Settings) -> list[tuple[str, Mapping[str, Any]]]:
+    from ld_deploy_hooks._reporter import plugins_for
+    from ld_deploy_hooks.hookspecs import SettingsView
+
+    view = {field.name: getattr(so_far, field.name) for field in dataclasses.fields(SettingsView)}
+    return plugins_for(so_far).provide_defaults(SettingsView(**view))
 
 
 def _is_clear(name: str, value: object) -> bool:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from ld_deploy_hooks._hosts import connection_labels
 from ld_deploy_hooks._log import internal_fault, say_once
 from ld_deploy_hooks._metadata import jsonable
-from ld_deploy_hooks._run import Plan, Run
+from ld_deploy_hooks._plan import Plan
+from ld_deploy_hooks._run import Run
 from ld_deploy_hooks._verdicts import Verdict
 from ld_deploy_hooks._waiting import wait
 

@@ -26,22 +26,25 @@ __all__ = ["Step", "leave", "take_up"]
 
 @dataclass(frozen=True)
 class Step:
-    """A step of a deployment, as it is recorded.
+    """A step of a deployment, or a lone event, as it is recorded.
 
     Attributes:
-        deployment_id: UUID of the deployment.
+        deployment_id: UUID of the deployment; None for a lone event, which opens and ends none.
         base_uri: the service that it is told to.
         owner: the process that it belongs to.
         event: what is told.
     """
 
-    deployment_id: str
+    deployment_id: str | None
     base_uri: str
     owner: str
     event: DeploymentEvent
 
     def record(self, box: Outbox) -> bool:
         """Record it; the very same a second time changes nothing. False: the deployment has ended already."""
+        if self.deployment_id is None:
+            box.add_event(deployment_id=None, base_uri=self.base_uri, event=self.event, now=now())
+            return True
         if self.event.event_type is EventType.STARTED:
             box.open_deployment(
                 id=self.deployment_id,

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-__all__ = ["internal_fault", "logger", "say_once"]
+__all__ = ["forget_said", "internal_fault", "listeners", "logger", "say_once"]
 
 # Seconds that stderr may take to take a line.
 _HEARS = 0.1
@@ -25,6 +26,8 @@ class _Lines(_Adapter):
     def log(self, level: int, msg: object, *args: Any, **kwargs: Any) -> None:
         """Log a line; a handler that raises loses it, and so does a stderr that nobody reads."""
         with suppress(Exception):
+            for listener in listeners:
+                listener(str(msg) % args if args else str(msg))
             if not self.logger.hasHandlers() and not _is_heard():
                 return
             super().log(level, msg, *args, stacklevel=kwargs.pop("stacklevel", 1) + 1, **kwargs)
@@ -52,6 +55,9 @@ def _is_heard() -> bool:
 # No handler of ours: without the user's own logging set-up, logging's last resort writes warnings to stderr.
 logger = _Lines(logging.getLogger("ld_deploy_hooks"), {})
 
+# Called with every line, however logging is set up: how a test learns why nothing was told.
+listeners: list[Callable[[str], object]] = []
+
 _said: set[str] = set()
 
 
@@ -60,6 +66,11 @@ def say_once(message: str) -> None:
     if message not in _said:
         _said.add(message)
         logger.warning("%s", message)
+
+
+def forget_said() -> None:
+    """Say once more what was said already: each test hears it."""
+    _said.clear()
 
 
 def internal_fault(doing: str, error: BaseException) -> None:

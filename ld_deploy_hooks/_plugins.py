@@ -6,17 +6,17 @@ Importing this room loads pluggy: import it when a deployment starts, not before
 from __future__ import annotations
 
 import importlib
-import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType, ModuleType
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
 import pluggy
 
-from ld_deploy_hooks import hookspecs
+from ld_deploy_hooks import _deployhooks, hookspecs
+from ld_deploy_hooks._clock import monotonic
 from ld_deploy_hooks._errors import DropEvent
 from ld_deploy_hooks._plugin_faults import (
     HOOKS,
@@ -36,8 +36,6 @@ __all__ = ["PluginInfo", "Plugins"]
 
 T = TypeVar("T")
 
-_FILE = "deployhooks.py"
-_FILE_AS_MODULE = "_ld_deploy_hooks_file"  # the name deployhooks stays free for the user's own imports
 _SLOW = 0.2  # seconds of an ask after which it is said, for the deploy waits for it
 
 
@@ -84,24 +82,6 @@ class _Manager(pluggy.PluginManager):
         return caller.get_hookimpls()[::-1]
 
 
-def _import_file(path: Path) -> ModuleType | None:
-    """Return the module in the file ``path``, None if there is none; its folder does not come onto ``sys.path``."""
-    from importlib.util import module_from_spec, spec_from_file_location
-
-    if not path.is_file():
-        return None
-    spec = spec_from_file_location(_FILE_AS_MODULE, path)
-    assert spec is not None
-    assert spec.loader is not None
-    sys.modules[_FILE_AS_MODULE] = module = module_from_spec(spec)  # dataclasses look their module up there
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        sys.modules.pop(_FILE_AS_MODULE, None)
-        raise
-    return module
-
-
 class Plugins:
     """The plugins that are loaded, and one method for each hook.
 
@@ -122,7 +102,7 @@ class Plugins:
         *,
         names: Sequence[str] = (),
         autoload: bool = True,
-        builtin: Sequence[str] = ("console",),
+        builtin: Sequence[str] = ("ci", "git", "console", "opentelemetry"),
         directory: Path | None = None,
     ) -> Plugins:
         """Return the plugins that the settings ask for; what cannot be loaded is a line, and the others are loaded.
@@ -147,8 +127,8 @@ class Plugins:
         for name in reversed(wanted):
             plugins._load(name, "setting plugins", partial(importlib.import_module, name))
         if directory is not None:
-            path = directory / _FILE
-            plugins._load(path.stem, str(path), partial(_import_file, path))
+            path = directory / _deployhooks.FILE
+            plugins._load(path.stem, str(path), partial(_deployhooks.load, directory))
         return plugins
 
     def register(self, plugin: object, name: str, origin: str) -> None:
@@ -182,6 +162,8 @@ class Plugins:
             plugin = load()
             if plugin is not None:
                 self.register(plugin, name, origin)
+        except _deployhooks.RefusedError as refusal:
+            self._tells.say(f"Plugin {name} ({origin}) is not loaded: {refusal}.")
         except BaseException as error:
             if is_from_outside(error):
                 raise
@@ -221,14 +203,28 @@ class Plugins:
     # -- asks ---------------------------------------------------------------------------------------------------------
 
     def provide_defaults(self, settings: hookspecs.SettingsView) -> list[tuple[str, Mapping[str, Any]]]:
-        """Return (plugin name, what it provides), the plugin whose values win at the front."""
-        return self._collect("ld_deploy_provide_defaults", settings=settings)
+        """Return (plugin name, what it provides), the plugin whose values win at the front.
+
+        Each sees what those before it have provided: it need not look for that.
+        """
+        answers: list[tuple[str, Mapping[str, Any]]] = []
+        for implementation in self._manager.implementations("ld_deploy_provide_defaults"):
+            arguments = {"settings": settings}
+            answer = self._ask(implementation, "ld_deploy_provide_defaults", arguments, read_mapping)
+            if answer is not None:
+                answers.append((implementation.plugin_name, answer))
+                open_fields = [name for name, value in vars(settings).items() if value is None]
+                found = {name: answer.get(name) for name in open_fields}
+                texts = {name: text for name, text in found.items() if isinstance(text, str) and text.strip()}
+                settings = replace(settings, **texts)
+        return answers
 
     def add_metadata(self, record: DeploymentRecord) -> dict[str, Any]:
         """Return what plugins add to the deploymentMetadata; of one key the plugin that is called first wins."""
+        hook = "ld_deploy_add_metadata"
         merged: dict[str, Any] = {}
-        for _, answer in self._collect("ld_deploy_add_metadata", deployment=record):
-            merged = {**answer, **merged}
+        for implementation in self._manager.implementations(hook):
+            merged = {**(self._ask(implementation, hook, {"deployment": record}, read_mapping) or {}), **merged}
         return merged
 
     def modify_event(self, event: DeploymentEvent) -> DeploymentEvent:
@@ -253,14 +249,6 @@ class Plugins:
                 event = event if answer is None else answer
         return event
 
-    def _collect(self, hook: str, **arguments: object) -> list[tuple[str, Mapping[str, Any]]]:
-        answers: list[tuple[str, Mapping[str, Any]]] = []
-        for implementation in self._manager.implementations(hook):
-            answer = self._ask(implementation, hook, arguments, read_mapping)
-            if answer is not None:
-                answers.append((implementation.plugin_name, answer))
-        return answers
-
     def _ask(
         self,
         implementation: pluggy.HookImpl,
@@ -269,7 +257,7 @@ class Plugins:
         read: Callable[[object], T],
         *passed_on: type[Exception],
     ) -> T | None:
-        begun = time.monotonic()
+        begun = monotonic()
         try:
             answer = self._call(implementation, arguments)
             return None if answer is None else read(answer)
@@ -281,7 +269,7 @@ class Plugins:
             self._complain(implementation, hook, error)
             return None
         finally:
-            took, which = time.monotonic() - begun, (implementation.plugin_name, hook)
+            took, which = monotonic() - begun, (implementation.plugin_name, hook)
             if took > _SLOW and which not in self._slow:
                 self._slow.add(which)
                 self._tells.say(

@@ -33,6 +33,9 @@ T = TypeVar("T")
 class Recorder:
     """Records and delivers for one outbox, one base URI and one token.
 
+    Attributes:
+        lost: whether :meth:`left` found, when it was last asked, what no later run will be able to send.
+
     Raises:
         RuntimeError: a thread cannot be started.
     """
@@ -46,6 +49,8 @@ class Recorder:
         self._spare_store: Store | None = None
         self._kept_house = False
         self._closed = False
+        # Open deployments whose start has come to the writer: Ctrl-C may have hit on the way there.
+        self._begun: set[str] = set()
         # Deployments whose start is in memory: their end goes there too, and not past it.
         self._in_memory: set[str] = set()
         # A signal handler may come in while its own thread holds it.
@@ -53,6 +58,7 @@ class Recorder:
         # What is not durable yet, in its order; and how those ended whose end alone is in memory, by id.
         self._undone: dict[int, Step] = {}
         self._ends_in_memory: dict[str, str] = {}
+        self.lost = False
         self._journals = [self._journal]
         self._sender = Sender(self._journals, self._make_client) if settings.sendable else None
 
@@ -62,6 +68,7 @@ class Recorder:
         step = self._step(record.id, event)
 
         def command(box: Outbox) -> list[DeploymentRecord]:
+            self._begun.add(record.id)
             # LaunchDarkly pairs by identity: what a dead run left open under it ends before this one starts.
             left = self._store.recover(box, base_uri=self.settings.base_uri, identity=record.identity)
             step.record(box)
@@ -87,19 +94,23 @@ class Recorder:
             self.plugins.failed(record, None)
 
     def ended(self, event: DeploymentEvent, record: DeploymentRecord, error: BaseException | None) -> Future[bool]:
-        """Record that a deployment has ended; the answer is False if it had ended already: nothing is recorded then."""
+        """Record that a deployment has ended; False, and nothing recorded, if it had ended already or never begun."""
 
         step = self._step(record.id, event)
 
+        def command(box: Outbox) -> bool:
+            return record.id in self._begun and step.record(box)
+
         def tell(recorded: bool) -> None:
+            self._begun.discard(record.id)
             if recorded and record.state == "finished":
                 self.plugins.finished(record)
             elif recorded:
                 self.plugins.failed(record, error)
 
-        return self._record(step.record, tell, of=record.id, step=step)
+        return self._record(command, tell, of=record.id, step=step)
 
-    def _step(self, deployment_id: str, event: DeploymentEvent) -> Step:
+    def _step(self, deployment_id: str | None, event: DeploymentEvent) -> Step:
         return Step(deployment_id, self.settings.base_uri, self._store.owner_id, event)
 
     def cut_off(self, deployment_id: str, end: Callable[[], tuple[DeploymentEvent, DeploymentRecord]]) -> Future[bool]:
@@ -129,6 +140,11 @@ class Recorder:
             step.record(box)
 
         return self._record(command, lambda _: self.plugins.custom(record, metadata), step=step)
+
+    def lone(self, event: DeploymentEvent) -> Future[bool]:
+        """Record an event that opens and ends no deployment here; nothing is recovered for it, and no hook is told."""
+        step = self._step(None, event)
+        return self._record(step.record, lambda _: None, step=step)
 
     def flush(self, timeout: float) -> None:
         """Wait until nothing more can be delivered and hooks are told, at most ``timeout`` seconds."""
@@ -166,6 +182,7 @@ class Recorder:
         """
         deadline = monotonic() + timeout
         lines = []
+        self.lost = False
         try:
             kept = self._journal.pending(timeout)
             if kept:
@@ -181,6 +198,7 @@ class Recorder:
         with suppress(FutureTimeoutError, OutboxError):
             lost = self._spare.pending(max(deadline - monotonic(), 0.05)) if self._spare is not None else 0
             if lost:
+                self.lost = True
                 lines.append(f"{lost} event(s) of this run could not be delivered and are lost: {self._why()}.")
             elif self._ends_in_memory:
                 # Else they would be taken for killed, and told a second end.
@@ -195,6 +213,7 @@ class Recorder:
             return f"{busy} The next deployment sends what waits in it; `ld-deploy status` shows it."
         path = self._store.leave(steps)
         if path is None:
+            self.lost = True
             return f"{busy} The last {len(steps)} event(s) of this run may be lost: nothing can be written beside it."
         return f"{busy} The last {len(steps)} event(s) of this run are in {path}; the next deployment sends them."
 

@@ -186,6 +186,7 @@ class DeploymentRecord:
         state: ``pending``, ``started``, ``finished`` or ``failed``.
         started_at: Unix milliseconds, None while pending.
         ended_at: Unix milliseconds, None while open.
+        custom_at: Unix milliseconds: when the custom event happened that a plugin is told of; None elsewhere.
         metadata: deploymentMetadata as far as it is known.
         task: name of the Invoke or Fabric task or of the decorated function, None in a plain ``with``.
         hosts: every host that the deployment goes to, in the order in which they were planned.
@@ -209,6 +210,7 @@ class DeploymentRecord:
     reason: str | None = None
     detail: str | None = None
     error_type: str | None = None
+    custom_at: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "metadata", _frozen(self.metadata))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import threading
+from collections.abc import Collection
 from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any, Generic, Protocol, TypeVar
@@ -74,6 +75,12 @@ class Registry(Generic[R]):
                 del self.open[key]
             if not self.open:
                 self.signals.release()
+
+    def forget(self, kept: Collection[R]) -> None:
+        """End every run but these, as the exit of its process would: a test leaves none to the next."""
+        for run in [run for run in list(self.present) if run not in kept]:
+            run.cut_off()
+            self.remove(run, None)
 
     def _cut_off(self, number: int) -> None:
         deadline = monotonic() + _SIGNAL

@@ -6,29 +6,64 @@ import atexit
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from ld_deploy_hooks._clock import monotonic
+from ld_deploy_hooks._door import deployhooks_folder
 from ld_deploy_hooks._errors import OutboxError
 from ld_deploy_hooks._log import internal_fault, logger
 from ld_deploy_hooks._recorder import Recorder
+from ld_deploy_hooks._records import DeploymentEvent, DeploymentRecord
 from ld_deploy_hooks._settings import Settings
 from ld_deploy_hooks._store import Store
 
 if TYPE_CHECKING:
     from ld_deploy_hooks._outbox import Outbox
     from ld_deploy_hooks._plugins import Plugins
+    from ld_deploy_hooks._testrun import Recording
 
-__all__ = ["ask_outbox", "close_all", "flush_all", "lines_left", "plugins_for", "reporter_for"]
+__all__ = [
+    "Reporter",
+    "ask_outbox",
+    "close_all",
+    "close_plugins_of",
+    "end_all",
+    "flush_all",
+    "lines_left",
+    "plugins_for",
+    "reporter_for",
+    "reporter_of",
+]
 
 T = TypeVar("T")
 
 # Seconds that an orderly exit may still take after the flush: for answers to what was sent, and to close the outbox.
 _CLOSING = 0.3
+
+
+class Reporter(Protocol):
+    """What a run needs of who records its events; each method as that of :class:`Recorder`."""
+
+    plugins: Plugins
+
+    def started(self, event: DeploymentEvent, record: DeploymentRecord) -> Future[Any]: ...
+
+    def ended(self, event: DeploymentEvent, record: DeploymentRecord, error: BaseException | None) -> Future[bool]: ...
+
+    def custom(self, event: DeploymentEvent, record: DeploymentRecord, metadata: Mapping[str, Any]) -> Future[None]: ...
+
+    def cut_off(
+        self, deployment_id: str, end: Callable[[], tuple[DeploymentEvent, DeploymentRecord]]
+    ) -> Future[bool]: ...
+
+    def note_signal(self, deployment_id: str, number: int) -> None: ...
+
+    def send(self, timeout: float) -> None: ...
 
 
 # Held while plugins are loaded, which may themselves come here.
@@ -42,15 +77,39 @@ _inherited: list[Any] = []
 
 
 def plugins_for(settings: Settings) -> Plugins:
-    """Return this process's plugins, loaded at first use."""
-    key = (settings.plugins, settings.plugin_autoload)
+    """Return this process's plugins, loaded at first use; a recording has its own.
+
+    Which those are depends on where it is asked, too: under a host its tasks have a ``deployhooks.py`` of their own.
+    """
+    directory = deployhooks_folder()
+    key = (settings.plugins, settings.plugin_autoload, directory, settings.recording)
     with _lock:
         if key not in _plugins:
             # Here, so that a dry or disabled run does not pay for pluggy.
             from ld_deploy_hooks._plugins import Plugins
 
-            _plugins[key] = Plugins.load(names=settings.plugins, autoload=settings.plugin_autoload, directory=None)
+            _plugins[key] = Plugins.load(names=key[0], autoload=key[1], directory=directory)
         return _plugins[key]
+
+
+def close_plugins_of(recording: Recording) -> None:
+    """Close the plugins that were loaded for a recording; they are told nothing more."""
+    with _lock:
+        theirs = [_plugins.pop(key) for key in list(_plugins) if key[-1] is recording]
+    for plugins in theirs:
+        plugins.close()
+
+
+def reporter_of(settings: Settings) -> Reporter:
+    """Return who records the events of a run that has these settings: the test's recording, or :func:`reporter_for`.
+
+    Raises:
+        RuntimeError: a thread cannot be started.
+    """
+    if settings.recording is not None:
+        reporter: Reporter = settings.recording.reporter(plugins_for(settings))
+        return reporter
+    return reporter_for(settings)
 
 
 def reporter_for(settings: Settings) -> Recorder:
@@ -138,7 +197,8 @@ def close_all() -> None:
         store.close(max(deadline - monotonic(), 0.05), quiet=path not in busy)
 
 
-def _at_exit() -> None:
+def end_all() -> None:
+    """Wait for what is on its way, within the flush timeout, say what is left, and close every reporter."""
     # Ctrl-C: somebody does not want to wait. What is recorded stays recorded.
     try:
         with suppress(KeyboardInterrupt):
@@ -150,6 +210,10 @@ def _at_exit() -> None:
         internal_fault("Waiting for events at exit", error)
     with suppress(KeyboardInterrupt):
         close_all()
+
+
+def _at_exit() -> None:
+    end_all()
     _still_interrupted()
 
 

@@ -6,9 +6,9 @@ import os
 import signal
 import threading
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Collection, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 from ld_deploy_hooks._clock import monotonic, now
@@ -17,36 +17,17 @@ from ld_deploy_hooks._events import Events, identity_of
 from ld_deploy_hooks._log import internal_fault, say_once
 from ld_deploy_hooks._outcome import Outcome
 from ld_deploy_hooks._parent import parent_identity
-from ld_deploy_hooks._recorder import Recorder
+from ld_deploy_hooks._plan import Plan
 from ld_deploy_hooks._records import DeploymentEvent, DeploymentRecord, EventType, Identity
 from ld_deploy_hooks._registry import Registry
-from ld_deploy_hooks._reporter import reporter_for
+from ld_deploy_hooks._reporter import Reporter, reporter_of
 from ld_deploy_hooks._settings import Settings
 from ld_deploy_hooks._verdicts import FINISHED, Verdict
 
-__all__ = ["Plan", "Run", "only_run"]
+__all__ = ["Run", "forget_runs", "only_run", "present_runs"]
 
 # Seconds that one waits for another thread to have recorded the end of its run.
 _ENDING = 1.0
-
-
-@dataclass(kw_only=True)
-class Plan:
-    """What a deployment is going to be, before it starts.
-
-    Attributes:
-        settle: asks for every field and returns the settings; called once, when the deployment starts.
-        task: name of the task or function, None in a plain ``with``.
-        metadata: the user's deploymentMetadata, live until the end.
-        event_metadata: the user's eventMetadata of the started event.
-        hosts: the hosts that it is going to, as far as they are known.
-    """
-
-    settle: Callable[[], Settings]
-    task: str | None = None
-    metadata: dict[str, Any] = field(default_factory=dict)
-    event_metadata: dict[str, Any] = field(default_factory=dict)
-    hosts: tuple[str, ...] = ()
 
 
 class Run:
@@ -74,7 +55,7 @@ class Run:
         self._started = 0.0
         self._told = False
         self._told_by_parent = False
-        self._reporter: Recorder
+        self._reporter: Reporter
         self._events: Events
         # Base URI and identity, once it has started.
         self._key: tuple[str, Identity] | None = None
@@ -125,28 +106,33 @@ class Run:
         self.started_at, self._started = now(), monotonic()
         settings = self.settings = self.plan.settle()
         if settings.silent or settings.missing:
-            return None
+            return self._untold(settings)
         self.identity = identity_of(settings)
         self._key = (settings.base_uri, self.identity)
         if not self._register(self._key):
             return None
-        self._reporter = reporter_for(settings)
+        self._reporter = reporter_of(settings)
         plugins = self._reporter.plugins
         self._events = Events(
             settings=settings, identity=self.identity, task=self.plan.task, modify=plugins.modify_event
         )
         if self.identity in _runs.parents or self.identity == parent_identity():
             self._told = self._told_by_parent = True
-            return None
+            return self._untold(settings, "the process that this one was started by tells it")
         self._events.added = self._events.clean(plugins.add_metadata(self.record()))
         try:
             event = self._event(EventType.STARTED, self.started_at, self.plan.event_metadata)
         except DropEvent:
-            return None
+            return self._untold(settings, "a plugin dropped its start (DropEvent)")
         record = self.record()
         _runs.signals.watch()
         self._told = True
         return self._reporter.started(event, record)
+
+    @staticmethod
+    def _untold(settings: Settings, why: str | None = None) -> None:
+        if settings.recording is not None:
+            settings.recording.untold(settings, why)
 
     def _on_disk(self, recorded: Future[Any]) -> None:
         error = recorded.exception()
@@ -257,7 +243,7 @@ class Run:
         # Last: until here Ctrl-C leaves it open, for the exit to end.
         self.state = "failed" if verdict.failed else "finished"
 
-    def cancel(self, number: int) -> tuple[Recorder, Future[bool]] | None:
+    def cancel(self, number: int) -> tuple[Reporter, Future[bool]] | None:
         """Tell the end of a run that a signal is about to kill; takes no lock, as a signal handler must not."""
         if not self.is_ours or self.state != "started" or not self._told or self._told_by_parent:
             return None
@@ -323,11 +309,12 @@ class Run:
             return None
         if not self._told:
             return None
+        at = self._now_at_least()
         try:
-            event = self._event(EventType.CUSTOM, self._now_at_least(), metadata)
+            event = self._event(EventType.CUSTOM, at, metadata)
         except DropEvent:
             return None
-        return self._reporter.custom(event, self.record(), self._events.clean(metadata))
+        return self._reporter.custom(event, replace(self.record(), custom_at=at), self._events.clean(metadata))
 
     def _tell_end(self, verdict: Verdict, error: BaseException | None) -> Future[bool]:
         assert self.ended_at is not None
@@ -368,3 +355,13 @@ _runs: Registry[Run] = Registry()
 def only_run() -> Run | None:
     """Return the only run that is open or pending in this process; None when there is none, or more than one."""
     return _runs.only()
+
+
+def present_runs() -> set[Run]:
+    """Return every run of this process with somebody inside."""
+    return set(_runs.present)
+
+
+def forget_runs(kept: Collection[Run]) -> None:
+    """End every run of this process but ``kept``, at the end of a test."""
+    _runs.forget(kept)

@@ -21,11 +21,19 @@ from invoke.exceptions import UnexpectedExit
 from ld_deploy_hooks import invoke as _invoke
 from ld_deploy_hooks._hosts import connection_labels, labels
 from ld_deploy_hooks._verdicts import Verdict, plain_verdict
-from ld_deploy_hooks.invoke import install, is_task, notice_missing_executor, surroundings, wrap_task
+from ld_deploy_hooks.invoke import (
+    folder_of_tasks,
+    install,
+    is_task,
+    notice_missing_executor,
+    surroundings,
+    wrap_task,
+)
 
 __all__ = [
     "Deploying",
     "Executor",
+    "folder_of_tasks",
     "host_of",
     "install",
     "is_task",

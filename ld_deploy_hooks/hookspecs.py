@@ -25,7 +25,8 @@ An implementation names the arguments that it wants, all of them or some, none w
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any
 
 from pluggy import HookimplMarker, HookspecMarker
 
@@ -56,36 +57,27 @@ hookspec = HookspecMarker(PROJECT_NAME)
 hookimpl = HookimplMarker(PROJECT_NAME)
 
 
-class SettingsView(Protocol):
-    """The settings as far as they are known before plugins are asked; None is what nobody has set."""
+@dataclass(frozen=True, kw_only=True)
+class SettingsView:
+    """The settings as far as they are known before a plugin is asked; None is what nobody has set.
 
-    @property
-    def project_key(self) -> str | None:
-        """LaunchDarkly project."""
+    Attributes:
+        project_key: LaunchDarkly project.
+        environment_key: LaunchDarkly environment.
+        application_key: the application that is deployed.
+        version: the version that is deployed.
+        application_name: how the application is displayed.
+        application_kind: ``server``, ``browser`` or ``mobile``.
+        version_name: how the version is displayed.
+    """
 
-    @property
-    def environment_key(self) -> str | None:
-        """LaunchDarkly environment."""
-
-    @property
-    def application_key(self) -> str | None:
-        """The application that is deployed."""
-
-    @property
-    def version(self) -> str | None:
-        """The version that is deployed."""
-
-    @property
-    def application_name(self) -> str | None:
-        """How the application is displayed."""
-
-    @property
-    def application_kind(self) -> str | None:
-        """``server``, ``browser`` or ``mobile``."""
-
-    @property
-    def version_name(self) -> str | None:
-        """How the version is displayed."""
+    project_key: str | None = None
+    environment_key: str | None = None
+    application_key: str | None = None
+    version: str | None = None
+    application_name: str | None = None
+    application_kind: str | None = None
+    version_name: str | None = None
 
 
 @hookspec
@@ -95,7 +87,7 @@ def ld_deploy_provide_defaults(settings: SettingsView) -> Mapping[str, Any] | No
     When: once for each deployment, as it starts: the first of all hooks, before anything is recorded.
 
     Args:
-        settings: what arguments, environment variables and files have set so far.
+        settings: what arguments, environment variables, files and the plugins that were asked before have set.
 
     Returns:
         Names of settings as in ``docs/settings.md`` and their values, or None. A value counts only where nobody has set
@@ -226,7 +218,7 @@ def ld_deploy_custom(deployment: DeploymentRecord, metadata: Mapping[str, Any]) 
     When: after the commit of that custom event, between ``ld_deploy_started`` and the end.
 
     Args:
-        deployment: as it was at that moment; ``ended_at`` None.
+        deployment: as it was at that moment, which is ``custom_at`` in Unix milliseconds; ``ended_at`` None.
         metadata: what the deploy code gave, read-only; values as in JSON.
 
     Returns:

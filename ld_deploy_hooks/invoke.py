@@ -16,6 +16,7 @@ import inspect
 import sys
 import types
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, cast
 
 from invoke.config import Config, DataProxy, merge_dicts
@@ -28,7 +29,7 @@ from invoke.tasks import Task
 
 from ld_deploy_hooks._decorator import marks_of
 from ld_deploy_hooks._deployment import Block, Call, deployment
-from ld_deploy_hooks._door import Surroundings
+from ld_deploy_hooks._door import Surroundings, host_room
 from ld_deploy_hooks._errors import SettingsError
 from ld_deploy_hooks._log import internal_fault, say_once
 from ld_deploy_hooks._mapping import mapped
@@ -201,6 +202,15 @@ class Deploying:
 class Executor(Deploying, InvokeExecutor):
     """Invoke's executor, telling deployments; for ``tasks: executor_class:`` in ``invoke.yaml``."""
 
+    def __new__(cls, collection: Any, config: Any = None, core: Any = None) -> Any:
+        """Return the executor of the host that runs: named in ``fabric.yaml``, Invoke's would not go to any host."""
+        if cls is Executor and core and "hosts" in core[0].args:
+            host_room()
+            ready = _kinds[0][2]
+            if ready is not cls:
+                return ready(collection, config, core)
+        return super().__new__(cls)
+
 
 def _is_never_awaited(task: Any) -> bool:
     return (
@@ -281,12 +291,16 @@ def _programs() -> list[Any]:
     return [program for module in modules if (program := getattr(module, "program", None)) is not None]
 
 
-def _running_config() -> Any:
-    """Return the configuration of the executor at work, or of the program that runs; None in plain Python."""
+def _running() -> Any:
+    """Return the executor at work, or the program that runs; None in plain Python."""
     if _at_work:
-        return _at_work[-1].config
-    configs = (getattr(program, "config", None) for program in _programs())
-    return next((config for config in configs if isinstance(config, DataProxy) and config is not _done_with), None)
+        return _at_work[-1]
+    configs = ((program, getattr(program, "config", None)) for program in _programs())
+    return next((one for one, config in configs if isinstance(config, DataProxy) and config is not _done_with), None)
+
+
+def _running_config() -> Any:
+    return getattr(_running(), "config", None)
 
 
 def is_task(thing: object) -> bool:
@@ -314,6 +328,12 @@ def surroundings(arguments: tuple[Any, ...]) -> Surroundings:
         dry=any(isinstance(config, DataProxy) and config.run.dry is True for config in (given, running)),
         context_given=given is not None,
     )
+
+
+def folder_of_tasks() -> Path | None:
+    """Return the folder that ``tasks.py``, or the package in its place, was found in; None without one."""
+    folder = getattr(getattr(_running(), "collection", None), "loaded_from", None)
+    return Path(folder).absolute() if isinstance(folder, str) else None
 
 
 def host_of(arguments: tuple[Any, ...]) -> str | None:

@@ -135,7 +135,7 @@ class Deploys:
             "LD_PROJECT": "default",
             "LD_ENVIRONMENT": "production",
             "LD_DEPLOY_OUTBOX": str(folder / "state" / "outbox.db"),
-            "LD_DEPLOY_PLUGINS": "no:console",
+            "LD_DEPLOY_PLUGINS": "no:console,no:git",
             "LD_DEPLOY_FLUSH_TIMEOUT": "2",
         }
         self._running: list[Running] = []
@@ -162,6 +162,10 @@ class Deploys:
 
     def command(self, *arguments: str, **options: object) -> Ended:
         return self.start_command(*arguments, **options).ends()
+
+    def start_program(self, *command: str, **options: object) -> Running:
+        """Start any program."""
+        return self._start(command, **options)
 
     def _start(self, command: Sequence[str], **options: object) -> Running:
         running = Running(command, self.env, self.folder, **options)

@@ -89,7 +89,7 @@ class Project:
             "LD_ENVIRONMENT": "test",
             "LD_DEPLOY_OUTBOX": str(self.outbox),
             "LD_DEPLOY_FLUSH_TIMEOUT": "20",
-            "LD_DEPLOY_PLUGINS": "no:console",
+            "LD_DEPLOY_PLUGINS": "no:console,no:git",
             "PYTHONDONTWRITEBYTECODE": "1",
         }
         return self

@@ -226,8 +226,8 @@ def test_the_handle_shows_itself_without_secrets(told: Told) -> None:
     assert isinstance(d, Deployment)
 
 
-def test_what_a_missing_field_leaves_untold_runs_as_ever(told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("LD_DEPLOY_VERSION")
+def test_what_a_bad_field_leaves_untold_runs_as_ever(told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LD_DEPLOY_VERSION", "?")  # what is missing is filled in where tests run
     with deployment("billing") as d:
         d.custom(step=1)
         d.mark_failed("no")
@@ -237,12 +237,13 @@ def test_what_a_missing_field_leaves_untold_runs_as_ever(told: Told, monkeypatch
     assert d.state == "failed"
     assert told.kinds() == []
     (line,) = told.lines
-    assert line.startswith("version is not set: this deployment is not told to LaunchDarkly")
+    assert line.startswith("version (LD_DEPLOY_VERSION) is '?'")
+    assert "this deployment is not told to LaunchDarkly" in line
 
 
 def test_strict_raises_before_the_first_line(told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LD_DEPLOY_STRICT", "1")
-    monkeypatch.delenv("LD_DEPLOY_VERSION")
+    monkeypatch.setenv("LD_DEPLOY_VERSION", "?")
     began = []
     with pytest.raises(SettingsError) as caught, deployment("billing"):
         began.append(1)

@@ -32,7 +32,7 @@ ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
 DELIVERY = ROOT / "docs" / "delivery.md"
 USERS = [README, *sorted((ROOT / "docs").glob("*.md"))]
-ALL = [*USERS, *sorted((ROOT / "examples").glob("*.md")), *sorted((ROOT / "benchmarks").glob("*.md"))]
+ALL = [*USERS, *sorted((ROOT / "examples").rglob("*.md")), *sorted((ROOT / "benchmarks").glob("*.md"))]
 FAULTS = ROOT / "benchmarks" / "faults.py"
 TOKEN = "api-token-of-the-docs"
 FRAGMENT = "<!-- fragment -->"
@@ -96,20 +96,24 @@ def blocks(language: str, which: Callable[[str], bool] = lambda _: True) -> list
 
 def name_of(text: str) -> str | None:
     """Return the name of the file that a block is, if it says so."""
-    found = re.match(r"# ([a-z_]+\.py)\n", text)
+    found = re.match(r"# ([a-z_]+\.(?:py|sh|yaml))\n", text)
     return found[1] if found else None
 
 
 def is_tasks(text: str) -> bool:
-    return "@task" in text
+    return "@task" in text and not name_of(text)
 
 
 def is_plugin(text: str) -> bool:
     return "@hookimpl" in text
 
 
+def is_test(text: str) -> bool:
+    return "def test_" in text
+
+
 def is_script(text: str) -> bool:
-    return not (name_of(text) or is_tasks(text) or is_plugin(text))
+    return not (name_of(text) or is_tasks(text) or is_plugin(text) or is_test(text))
 
 
 # -- running them -----------------------------------------------------------------------------------------------------
@@ -239,12 +243,35 @@ def test_plugins_are_called(block: Block, run: Run, folder: Path, env: dict[str,
         assert done.stdout == "call somebody: billing-service error\n"
 
 
+@pytest.mark.parametrize("block", blocks("python", is_test))
+def test_tests_pass_and_tell_nobody(block: Block, run: Run, folder: Path, launchdarkly: FakeLaunchDarkly) -> None:
+    (folder / "test_deploy.py").write_text(block.text)
+    done = run("python", "-m", "pytest", "-p", "ld_deploy_hooks.pytest_plugin", "--strict-markers", "test_deploy.py")
+    assert done.returncode == 0, done.stdout
+    if "unittest" in block.text:
+        done = run("python", "-m", "unittest", "test_deploy")
+        assert done.returncode == 0, done.stderr
+    assert launchdarkly.requests == []
+
+
 def test_every_block_says_what_it_is() -> None:
-    known = {"console", "groovy", "json", "python", "sh", "toml", "yaml"}
+    known = {"console", "groovy", "json", "python", "sh", "text", "toml", "yaml"}
     assert {block.language for block in BLOCKS} <= known
     for block in BLOCKS:
         if block.language == "json":
             json.loads(block.text)
+
+
+def is_checked(block: Block) -> bool:
+    """Whether a test runs a block, or compares it with what is so; the README's commands are run by `.ci/run`."""
+    if block.language in ("python", "console", "json") or name_of(block.text):
+        return True
+    recipe = any(mark in block.text for mark in ("executor_class", "runs-on", "after_script:", "post {"))
+    return recipe or (block.language == "sh" and block.file == README and ".venv" in block.text)
+
+
+def test_every_block_is_run_or_says_that_it_is_a_fragment() -> None:
+    assert [f"{block.file.name}:{block.line}" for block in BLOCKS if not block.fragment and not is_checked(block)] == []
 
 
 def test_yaml_can_be_read() -> None:
@@ -300,7 +327,7 @@ def test_console_shows_what_happens(file: Path, run: Run, folder: Path, launchda
         if block.fragment:
             continue
         name = name_of(block.text)
-        if block.language == "python" and name:
+        if name:
             (folder / name).write_text(block.text)
         if block.language == "console":
             for command, output in re.findall(r"(?m)^\$ (.*)\n((?:(?!\$ ).*\n)*)", block.text):
@@ -310,11 +337,16 @@ def test_console_shows_what_happens(file: Path, run: Run, folder: Path, launchda
                 assert said == sorted(alike(output, launchdarkly.base_uri).splitlines()), command
 
 
+# What runs a file without naming it.
+_READ_BY = {"tasks.py": "$ inv ", "fabfile.py": "$ fab "}
+
+
 def test_files_that_blocks_name_are_used_by_a_console() -> None:
     for block in BLOCKS:
-        if block.language == "python" and (name := name_of(block.text)):
+        if (name := name_of(block.text)) and not block.fragment:
+            command = _READ_BY.get(name, name)
             assert any(
-                name in other.text for other in BLOCKS if other.file == block.file and other.language == "console"
+                command in other.text for other in BLOCKS if other.file == block.file and other.language == "console"
             )
 
 
@@ -338,10 +370,11 @@ def test_links_lead_somewhere(file: Path) -> None:
             assert not anchor or anchor in anchors_of(target), link
 
 
-def test_the_settings_are_those_of_the_table() -> None:
+@pytest.mark.parametrize("file", [README, ROOT / "docs" / "settings.md"], ids=lambda file: file.name)
+def test_the_settings_are_those_of_the_table(file: Path) -> None:
     from ld_deploy_hooks._settings import VARIABLES
 
-    _, *rows = tables_of(README)["field"]
+    _, *rows = tables_of(file)["field"]
     assert {field.strip("`").replace(" ", "_"): variable.strip("`") for field, variable, *_ in rows} == VARIABLES
 
 

@@ -417,7 +417,9 @@ MAPPED = """
     """
 
 
-@pytest.mark.parametrize("executor", ["ld_deploy_hooks.fabric.Executor", "mine.Executor"])
+@pytest.mark.parametrize(
+    "executor", ["ld_deploy_hooks.fabric.Executor", "ld_deploy_hooks.invoke.Executor", "mine.Executor"]
+)
 def test_mapped_tasks(project: Fab, executor: str) -> None:
     project.write(
         fabfile_py=MAPPED,

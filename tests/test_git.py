@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import threading
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from told import Told, script, settings, told_fixture  # noqa: F401
 
 from ld_deploy_hooks._records import DeploymentEvent, DeploymentRecord, EventType, Identity
 from ld_deploy_hooks._settings import resolve
@@ -39,15 +44,27 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def _event(kind: EventType) -> DeploymentEvent:
-    return DeploymentEvent(
-        event_type=kind, project_key="p", environment_key="e", application_key="a", version="1", event_time=1
-    )
+    return DeploymentEvent(event_type=kind, event_time=1, **RECORD.identity._asdict())
+
+
+def _metadata() -> dict[str, Any]:
+    """Return what a deployment is told with in the end, when git has had all the time that it wants."""
+    git.ld_deploy_provide_defaults(resolve())
+    known = git.ld_deploy_add_metadata(RECORD) or {}
+    for thread in threading.enumerate():
+        if thread.name == "ld-deploy-git":
+            thread.join(10)
+    ended = git.ld_deploy_modify_event(_event(EventType.FINISHED))
+    return {**known, **(ended.deployment_metadata if ended is not None else {})}
 
 
 def test_the_commit_is_the_version_and_the_remote_names_the_application(repository: Path) -> None:
     sha = _git(repository, "rev-parse", "HEAD")
     assert git.ld_deploy_provide_defaults(resolve()) == {"version": sha, "application_key": "web"}
-    assert git.ld_deploy_add_metadata(RECORD) == {"commit": sha, "branch": "main", "dirty": False}
+    known = git.ld_deploy_add_metadata(RECORD)
+    assert known is not None
+    assert (known["commit"], known["branch"]) == (sha, "main")
+    assert _metadata() == {"commit": sha, "branch": "main", "dirty": False}
 
 
 def test_a_tag_on_the_commit_goes_before_its_sha(repository: Path) -> None:
@@ -55,22 +72,52 @@ def test_a_tag_on_the_commit_goes_before_its_sha(repository: Path) -> None:
     assert git.ld_deploy_provide_defaults(resolve()) == {"version": "v1.2.3", "application_key": "web"}
 
 
+def test_of_several_tags_the_annotated_one_is_the_version(repository: Path) -> None:
+    for name in ("a-moving-tag", "zz-moving-tag"):
+        _git(repository, "tag", name)
+    _git(repository, "tag", "--annotate", "--message=release", "v1.2.3")
+    assert (git.ld_deploy_provide_defaults(resolve()) or {})["version"] == "v1.2.3"
+
+
+def test_a_tag_on_another_commit_is_no_version(repository: Path) -> None:
+    _git(repository, "tag", "v1.2.3")
+    _git(repository, "commit", "--quiet", "--allow-empty", "--message=second")
+    assert (git.ld_deploy_provide_defaults(resolve()) or {})["version"] == _git(repository, "rev-parse", "HEAD")
+
+
 def test_changes_that_are_not_committed_are_told(repository: Path) -> None:
     (repository / "app.py").write_text("2")
-    git.ld_deploy_provide_defaults(resolve())
-    assert (git.ld_deploy_add_metadata(RECORD) or {})["dirty"] is True
+    assert _metadata()["dirty"] is True
+
+
+@pytest.mark.parametrize("branch", ["release/7", "a,b"])
+def test_the_branch_is_told_as_it_is_called(branch: str, repository: Path) -> None:
+    _git(repository, "checkout", "--quiet", "-b", branch)
+    assert _metadata()["branch"] == branch
 
 
 def test_without_a_branch_none_is_told(repository: Path) -> None:
     _git(repository, "checkout", "--quiet", "--detach")
-    git.ld_deploy_provide_defaults(resolve())
-    assert "branch" not in (git.ld_deploy_add_metadata(RECORD) or {})
+    assert "branch" not in _metadata()
 
 
-def test_who_gave_version_and_application_does_not_wait_and_the_end_carries_the_metadata(repository: Path) -> None:
+def test_a_later_deployment_of_the_process_is_asked_about_anew(repository: Path) -> None:
+    before = git.ld_deploy_provide_defaults(resolve())
+    _git(repository, "commit", "--quiet", "--allow-empty", "--message=second")
+    after = git.ld_deploy_provide_defaults(resolve())
+    assert after is not None
+    assert after != before
+    assert _metadata()["commit"] == after["version"] == _git(repository, "rev-parse", "HEAD")
+
+
+def test_who_gave_version_and_application_does_not_wait_and_the_end_carries_the_metadata(
+    repository: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
     given = resolve({"version": "1", "application_key": "web"})
     assert git.ld_deploy_provide_defaults(given) is None
     assert git.ld_deploy_add_metadata(RECORD) is None
+    assert git.ld_deploy_modify_event(_event(EventType.CUSTOM)) is None
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))  # as deploys do on their way
     for thread in threading.enumerate():
         if thread.name == "ld-deploy-git":
             thread.join(10)
@@ -81,18 +128,132 @@ def test_who_gave_version_and_application_does_not_wait_and_the_end_carries_the_
         "branch": "main",
         "dirty": False,
     }
-    assert git.ld_deploy_modify_event(_event(EventType.CUSTOM)) is None
+    assert git._open == {}
+
+
+def test_what_the_event_says_already_stays(repository: Path) -> None:
+    git.ld_deploy_provide_defaults(resolve())
+    git.ld_deploy_add_metadata(RECORD)
+    ended = git.ld_deploy_modify_event(replace(_event(EventType.FAILED), deployment_metadata={"branch": "mine"}))
+    assert ended is not None
+    assert ended.deployment_metadata["branch"] == "mine"
+
+
+# Stands in for a git that is slow, for as long as the file beside it is there; it notes what it was asked.
+SLOW = """#!/bin/sh
+echo "$*" >>"${0%/*}/asked"
+while test -e "${0%/*}/slow"; do sleep 0.05; done
+exec GIT "$@"
+"""
+
+
+@pytest.fixture
+def slow_git(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Return a folder for PATH with a git that is slow until its file ``slow`` is gone."""
+    folder = tmp_path_factory.mktemp("bin")
+    (folder / "git").write_text(SLOW.replace("GIT", str(shutil.which("git"))))
+    (folder / "git").chmod(0o755)
+    (folder / "slow").touch()
+    yield folder
+    (folder / "slow").unlink(missing_ok=True)
+
+
+SLOW_DEPLOY = """
+import os, time
+from pathlib import Path
+begun = time.monotonic()
+with deployment():
+    entered = time.monotonic() - begun
+    Path(os.environ["SLOW"]).unlink()
+    deadline = time.monotonic() + 20
+    while any(thread.name == "ld-deploy-git" for thread in threading.enumerate()) and time.monotonic() < deadline:
+        time.sleep(0.01)
+print(entered)
+"""
+
+
+CI = {
+    "GITHUB_ACTIONS": "true",
+    "GITHUB_REF_NAME": "ci-branch",
+    "GITHUB_REF_TYPE": "branch",
+    "GITHUB_REPOSITORY": "shop/from-ci",
+    "GITHUB_SHA": "a" * 40,
+}
+GIVEN = {"LD_DEPLOY_APPLICATION_KEY": "billing", "LD_DEPLOY_VERSION": "a90a8a2"}
+
+
+@pytest.mark.parametrize("given", [GIVEN, CI], ids=["by settings", "by CI"])
+def test_a_slow_git_holds_no_start_up_whose_version_is_given(
+    given: dict[str, str],
+    told: Told,
+    repository: Path,
+    slow_git: Path,
+    run_python: Any,
+    child_env: dict[str, str],
+) -> None:
+    env = _told_env(told, child_env) | given
+    env |= {"PATH": f"{slow_git}{os.pathsep}{child_env['PATH']}", "SLOW": str(slow_git / "slow")}
+    done = run_python(script("import threading\n" + SLOW_DEPLOY), env=env, cwd=repository)
+    assert (done.returncode, done.stderr) == (0, "")
+    # It would have waited until git's patience ends.
+    assert float(done.stdout) < 1.5
+    started, finished = told.events()
+    assert "dirty" not in started.get("deploymentMetadata", {})
+    if given is GIVEN:
+        assert "deploymentMetadata" not in started
+        found = {"commit": _git(repository, "rev-parse", "HEAD"), "branch": "main", "dirty": False}
+        assert finished["deploymentMetadata"] == found
+    assert finished["deploymentMetadata"]["dirty"] is False
+    assert len((slow_git / "asked").read_text().splitlines()) == 2
+
+
+def _told_env(told: Told, child_env: dict[str, str]) -> dict[str, str]:
+    """Return the environment of a deploy that gives neither version nor application, with ``git`` at work."""
+    env = child_env | settings(told.server.base_uri, told.outbox, LD_DEPLOY_PLUGINS="no:console")
+    del env["LD_DEPLOY_VERSION"]
+    return env
+
+
+def test_a_deploy_that_gives_nothing_is_told_with_what_its_repository_says(
+    told: Told, repository: Path, run_python: Any, child_env: dict[str, str]
+) -> None:
+    done = run_python(script("with deployment(): pass"), env=_told_env(told, child_env), cwd=repository)
+    assert (done.returncode, done.stderr) == (0, "")
+    commit = _git(repository, "rev-parse", "HEAD")
+    for event in told.events():
+        assert (event["applicationKey"], event["version"]) == ("web", commit)
+        metadata = event["deploymentMetadata"]
+        assert (metadata["commit"], metadata["branch"]) == (commit, "main")
+
+
+def test_what_ci_says_goes_before_what_git_says(
+    told: Told, repository: Path, run_python: Any, child_env: dict[str, str]
+) -> None:
+    done = run_python(script("with deployment(): pass"), env=_told_env(told, child_env) | CI, cwd=repository)
+    assert (done.returncode, done.stderr) == (0, "")
+    _, finished = told.events()
+    assert (finished["applicationKey"], finished["version"]) == ("from-ci", "a" * 40)
+    metadata = finished["deploymentMetadata"]
+    assert (metadata["ci"], metadata["commit"], metadata["branch"]) == ("github-actions", "a" * 40, "ci-branch")
 
 
 def test_outside_a_repository_nothing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert git.ld_deploy_provide_defaults(resolve()) == {"version": None, "application_key": None}
-    assert git.ld_deploy_add_metadata(RECORD) == {}
+    assert _metadata() == {}
+
+
+def test_in_a_repository_without_a_commit_nothing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _git(tmp_path, "init", "--quiet")
+    monkeypatch.chdir(tmp_path)
+    assert git.ld_deploy_provide_defaults(resolve()) == {"version": None, "application_key": None}
+    assert _metadata() == {}
 
 
 def test_without_git_nothing_is_said(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(repository))
     assert git.ld_deploy_provide_defaults(resolve()) == {"version": None, "application_key": None}
+    assert _metadata() == {}
 
 
 def test_in_a_folder_that_is_gone_nothing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,6 +264,21 @@ def test_in_a_folder_that_is_gone_nothing_is_said(tmp_path: Path, monkeypatch: p
     assert git.ld_deploy_provide_defaults(resolve(start=tmp_path)) is None
     assert git.ld_deploy_add_metadata(RECORD) is None
     monkeypatch.chdir(tmp_path)
+
+
+def test_where_no_thread_can_start_nothing_is_said(repository: Path, run_python: Any) -> None:
+    source = """
+import threading, time
+from ld_deploy_hooks._records import DeploymentEvent, DeploymentRecord, EventType, Identity
+from ld_deploy_hooks.plugins import git
+threading.stack_size(1 << 46)  # more than there is to map: pthread_create fails as at a limit
+identity = Identity("p", "e", "a", "1")
+print(git.ld_deploy_add_metadata(DeploymentRecord(id="1", identity=identity, state="started")))
+end = DeploymentEvent(event_type=EventType.FINISHED, event_time=1, **identity._asdict())
+print(dict(git.ld_deploy_modify_event(end).deployment_metadata))
+"""
+    done = run_python(source, cwd=repository)
+    assert (done.stdout, done.stderr) == ("None\n{}\n", "")
 
 
 def test_the_repository_s_own_program_is_not_run(repository: Path) -> None:

@@ -386,6 +386,8 @@ def test_a_forked_child_tells_its_own(told: Told, run_python: Any, child_env: di
             sys.exit(0)
         assert os.waitpid(pid, 0)[1] == 0
     """
+    # From 3.12 on Python warns of every fork beside a thread.
+    child_env["PYTHONWARNINGS"] = "ignore:This process:DeprecationWarning"
     done = run_python(script(source), env=child_env | settings(told.server.base_uri, told.outbox))
     assert (done.returncode, done.stderr) == (0, "")
     events = [(event["applicationKey"], event["eventType"]) for event in told.events()]

@@ -28,11 +28,11 @@ from ld_deploy_hooks._errors import DropEvent
 from ld_deploy_hooks._plugins import Plugins
 from ld_deploy_hooks._records import DeploymentEvent, DeploymentRecord, EventType, Identity
 from ld_deploy_hooks._tells import Tells
-from ld_deploy_hooks.hookspecs import hookimpl
+from ld_deploy_hooks.hookspecs import SettingsView, hookimpl
 
 IDENTITY = Identity("default", "production", "billing-service", "a90a8a2")
 RECORD = DeploymentRecord(id="one", identity=IDENTITY, state="started", started_at=1_700_000_000_000)
-SETTINGS = SimpleNamespace(**dict.fromkeys(("project_key", "environment_key", "application_key", "version"), None))
+SETTINGS = SettingsView(environment_key="production")
 SECRET = "s3cret"
 
 # DESIGN.md, "Hooks".
@@ -587,6 +587,23 @@ def test_two_functions_of_one_plugin_for_one_hook_are_called_apart(make: Make, l
 
     assert make(Twice()).add_metadata(RECORD) == {"two": 2}
     assert len(lines()) == 1
+
+
+def test_a_plugin_sees_what_those_before_it_have_provided(make: Make, lines: Lines) -> None:
+    seen: list[SettingsView] = []
+
+    def plugin(answer: object) -> SimpleNamespace:
+        def body(settings: SettingsView) -> object:
+            seen.append(settings)
+            return answer
+
+        return implement("ld_deploy_provide_defaults", body)
+
+    # The last one is asked first.
+    given = {"version": "1", "environment_key": "test", "strict": True}
+    make(plugin(None), plugin(given), plugin({"version": " ", "application_key": 7})).provide_defaults(SETTINGS)
+    assert seen == [SETTINGS, SETTINGS, replace(SETTINGS, version="1")]
+    assert lines() == []
 
 
 def test_of_one_key_the_plugin_that_is_called_first_wins(make: Make) -> None:

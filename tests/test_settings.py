@@ -142,7 +142,7 @@ def test_every_field_has_its_environment_variable(
 
 
 def test_every_field_is_among_those_with_a_variable() -> None:
-    about_settings = {"sources", "problems", "sendable"}
+    about_settings = {"sources", "problems", "sendable", "recording"}
     fields = {field.name for field in dataclasses.fields(Settings)} - about_settings
     assert fields == {field for _, _, field, _ in BY_VARIABLE} == set(VARIABLES)
 
@@ -314,8 +314,8 @@ def test_disabled_and_dry_run_are_silent(
 # -- tests send nothing -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("mark", ["PYTEST_VERSION", "PYTEST_CURRENT_TEST"])
-@pytest.mark.parametrize("asked", [{}, {"LD_DEPLOY_DISABLED": ""}, {"LD_DEPLOY_DISABLED": "perhaps"}])
+@pytest.mark.parametrize("mark", ["PYTEST_VERSION", "PYTEST_CURRENT_TEST", "LD_DEPLOY_PYTEST"])
+@pytest.mark.parametrize("asked", [{}, {"LD_DEPLOY_DISABLED": "0"}, {"LD_DEPLOY_DISABLED": "perhaps"}])
 def test_a_test_run_is_disabled(settle: Callable[..., Settings], mark: str, asked: Mapping[str, str]) -> None:
     settings = settle({"disabled": False}, environ={**FULL, **asked, mark: "x"}, host={"disabled": False})
     assert settings.disabled
@@ -323,11 +323,25 @@ def test_a_test_run_is_disabled(settle: Callable[..., Settings], mark: str, aske
     assert settings.problems == ()
 
 
-@pytest.mark.parametrize("off", OFF)
-def test_a_test_opts_in_by_a_disabled_that_is_off(settle: Callable[..., Settings], off: str) -> None:
-    settings = settle(environ={"PYTEST_VERSION": "9", "PYTEST_CURRENT_TEST": "x", "LD_DEPLOY_DISABLED": off})
-    assert not settings.disabled
-    assert settings.sources["disabled"] == "LD_DEPLOY_DISABLED"
+@pytest.mark.parametrize("base_uri", ["http://localhost:8080", "https://127.0.0.1", "http://[::1]:1"])
+def test_a_test_may_tell_this_machine(settle: Callable[..., Settings], base_uri: str) -> None:
+    may = {"PYTEST_VERSION": "9", "PYTEST_CURRENT_TEST": "x", "LD_DEPLOY_PYTEST": "loopback", "LD_BASE_URI": base_uri}
+    settings = settle(environ=may)
+    assert not settings.silent
+    assert settings.problems == ()
+    values = [getattr(settings, name) for name in REQUIRED]
+    assert values == ["test-project", "test-environment", "test-application", "test-version"]
+    assert settle({"version": "1"}, environ={**may, "LD_PROJECT": "mine"}).project_key == "mine"
+    assert settle(environ={**may, "LD_DEPLOY_DISABLED": "1"}).sources["disabled"] == "LD_DEPLOY_DISABLED"
+
+
+@pytest.mark.parametrize("base_uri", [None, "https://app.launchdarkly.com", "http://localhost.:1", "nonsense", "a@b"])
+def test_a_test_that_may_tell_tells_no_other_machine(settle: Callable[..., Settings], base_uri: str | None) -> None:
+    settings = settle(environ={**FULL, "LD_DEPLOY_PYTEST": "loopback", "LD_BASE_URI": base_uri or ""})
+    assert settings.disabled
+    where = "default" if base_uri is None else "LD_BASE_URI"
+    assert settings.sources["disabled"] == f"pytest is running, and {where} (base_uri) is not this machine"
+    assert settings.problems == ()
 
 
 def test_this_very_test_run_is_disabled() -> None:

@@ -78,6 +78,7 @@ def test_sigterm_is_told_and_kills_as_it_would_have(deploys: Deploys, server: Fa
 def test_sigterm_while_fabric_waits_for_a_remote_command(
     deploys: Deploys, server: FaultServer, tmp_path: Path, pty: bool
 ) -> None:
+    pytest.importorskip("fabric")
     folder = tmp_path / "ssh"
     folder.mkdir()
     with SSHHosts(folder, ["web1"]) as hosts:
@@ -362,10 +363,17 @@ print("well")
 def test_ctrl_c_at_exit_ends_the_wait_and_says_what_stays(deploys: Deploys) -> None:
     with FaultServer(silent, answer()) as server:
         deploys.set(LD_BASE_URI=server.base_uri, LD_DEPLOY_FLUSH_TIMEOUT="30")
-        # Ours has begun to wait when a thread of this process sends the signal.
-        main = "threading.main_thread().ident"
-        interrupt = f"threading.Timer(0.5, signal.pthread_kill, ({main}, signal.SIGINT)).start()"
-        ended = deploys.run(deploy(f"atexit.register(lambda: {interrupt})"))
+        # Ours has begun to wait when a thread sends the signal, half a second after the first of all exits.
+        interrupt = """
+go = threading.Event()
+def interrupt():
+    go.wait()
+    time.sleep(0.5)
+    signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+threading.Thread(target=interrupt, daemon=True).start()
+atexit.register(go.set)
+"""
+        ended = deploys.run(deploy(interrupt))
         assert ended.lingered < 2.5
         assert ended.status == 0
         assert "Traceback" not in ended.stderr

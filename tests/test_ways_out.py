@@ -208,14 +208,14 @@ INTERRUPTED = """
 import sys
 from ld_deploy_hooks import deployment
 
-at, count = int(sys.argv[1]), 0
+at, where, count = int(sys.argv[1]), sys.argv[2], 0
 
 def trace(frame, event, _):
     global count
     name = frame.f_code.co_filename
     if "ld_deploy_hooks" not in name or "<" in name:
         return None
-    if event == "line":
+    if event == "line" and where in name:
         count += 1
         if count == at:
             sys.settrace(None)
@@ -238,11 +238,10 @@ print(count)
 """
 
 
-def interrupted_at(line: int, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    """Run a deploy that Ctrl-C hits at the ``line``-th line of ours that it executes."""
-    return subprocess.run(
-        [sys.executable, "-c", INTERRUPTED, str(line)], env=env, capture_output=True, text=True, timeout=30, check=False
-    )
+def interrupted_at(line: int, env: dict[str, str], where: str = "") -> subprocess.CompletedProcess[str]:
+    """Run a deploy that Ctrl-C hits at the ``line``-th line of ours that it executes, of files named like ``where``."""
+    command = [sys.executable, "-c", INTERRUPTED, str(line), where]
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=30, check=False)
 
 
 def test_ctrl_c_at_any_line_of_ours_leaves_as_many_ends_as_starts(told: Told, child_env: dict[str, str]) -> None:
@@ -255,3 +254,15 @@ def test_ctrl_c_at_any_line_of_ours_leaves_as_many_ends_as_starts(told: Told, ch
         done = interrupted_at(line, env)
         assert (done.returncode, done.stderr) == (7, ""), line
         assert kinds(told.server.events) in ([], ["started", "failed"], ["started", "finished"]), line
+
+
+def test_ctrl_c_on_the_way_of_a_start_to_the_outbox_leaves_no_end_alone(told: Told, child_env: dict[str, str]) -> None:
+    env = child_env | settings(told.server.base_uri, told.outbox)
+    lines = int(interrupted_at(10**9, env, "_recorder.py").stdout)
+    outcomes = set()
+    # From the end of the recorder's making to the first lines after its start is on its way.
+    for line in range(lines - 48, lines - 15, 3):
+        told.server.clear()
+        assert interrupted_at(line, env, "_recorder.py").returncode == 7, line
+        outcomes.add(tuple(kinds(told.server.events)))
+    assert outcomes == {(), ("started", "failed")}

@@ -312,6 +312,29 @@ def test_a_dropped_custom_event_is_that_one_alone(told: Told, plugin: Any) -> No
     assert told.kinds() == ["started", "custom", "finished"]
 
 
+def test_plugins_are_told_when_a_custom_event_happened(told: Told, plugin: Any) -> None:
+    heard: list[int | None] = []
+
+    class Hears:
+        @hookimpl
+        def ld_deploy_started(self, deployment: DeploymentRecord) -> None:
+            heard.append(deployment.custom_at)
+
+        @hookimpl
+        def ld_deploy_custom(self, deployment: DeploymentRecord) -> None:
+            heard.append(deployment.custom_at)
+
+        @hookimpl
+        def ld_deploy_finished(self, deployment: DeploymentRecord) -> None:
+            heard.append(deployment.custom_at)
+
+    plugin(Hears())
+    with deployment("billing") as d:
+        d.custom(step=1)
+    _, custom, _ = told.events()
+    assert heard == [None, custom["eventTime"], None]
+
+
 def test_plugins_are_told_in_order_and_get_the_exception_itself(told: Told, plugin: Any) -> None:
     heard: list[Any] = []
 

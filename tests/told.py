@@ -24,14 +24,14 @@ REFUSED = "http://127.0.0.1:9"
 
 
 def settings(base_uri: str, outbox: Path, **more: str) -> dict[str, str]:
-    """Return the variables for deployments that are told to ``base_uri``; ``LD_DEPLOY_DISABLED`` is pytest's opt-in."""
+    """Return the variables for deployments that are told to ``base_uri``; ``LD_DEPLOY_PYTEST`` lets this test."""
     return {
-        "LD_DEPLOY_DISABLED": "0",
+        "LD_DEPLOY_PYTEST": "loopback",
         "LD_BASE_URI": base_uri,
         "LD_ACCESS_TOKEN": TOKEN,
         "LD_DEPLOY_OUTBOX": str(outbox),
         "LD_DEPLOY_FLUSH_TIMEOUT": "5",
-        "LD_DEPLOY_PLUGINS": "no:console",
+        "LD_DEPLOY_PLUGINS": "no:console,no:git",
         **IDENTITY,
         **more,
     }

@@ -26,6 +26,7 @@ from ld_deploy_hooks import (
     flush,
     hookimpl,
 )
+from ld_deploy_hooks.testing import RecordedEvents, record_deployments
 
 # -- blocks -----------------------------------------------------------------------------------------------------------
 
@@ -115,6 +116,14 @@ def ld_deploy_modify_event(event: DeploymentEvent) -> DeploymentEvent | None:
     event.version = "v2"  # type: ignore[misc]
     return None
 
+
+# -- tests ------------------------------------------------------------------------------------------------------------
+
+with record_deployments() as events:
+    assert_type(events, RecordedEvents)
+    assert_type(events.one("failed", application_key="billing-service"), DeploymentEvent)
+    assert_type(events.started, list[DeploymentEvent])
+    assert_type(events[0], DeploymentEvent)
 
 # -- errors -----------------------------------------------------------------------------------------------------------
 

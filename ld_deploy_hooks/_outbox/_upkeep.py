@@ -126,6 +126,10 @@ class Outbox(Queue):
         """Return the last ``limit`` events that belong to no deployment, the latest first."""
         return self._events("deployment_id IS NULL ORDER BY id DESC LIMIT ?", max(limit, 0))
 
+    def event(self, event_id: str) -> EventStatus | None:
+        """Return what became of one event; None if it was never recorded here."""
+        return next(iter(self._events("event_id = ?", event_id)), None)
+
     def _events(self, which: str, *parameters: object) -> list[EventStatus]:
         return [
             EventStatus(*row) for row in self._database.rows(f"SELECT {_STATUS} FROM events WHERE {which}", *parameters)

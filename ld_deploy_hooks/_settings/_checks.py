@@ -15,6 +15,13 @@ UNTOLD = "this deployment is not told to LaunchDarkly"
 WAITING = "events are recorded and wait"
 DEFAULT = "the default is used"
 LAUNCHDARKLY = "https://app.launchdarkly.com"
+# What a test need not set: obvious in an event, and less than any other source.
+IN_TESTS = {
+    "project_key": "test-project",
+    "environment_key": "test-environment",
+    "application_key": "test-application",
+    "version": "test-version",
+}
 _LONGEST_WAIT = 3600.0  # seconds; nobody waits longer than an hour for telemetry
 
 # The mark of each CI system that launchdarkly.md lists, and the one that most of them share.

@@ -14,6 +14,7 @@ from ld_deploy_hooks._pyproject import find_table
 from ld_deploy_hooks._records import APPLICATION_KINDS
 from ld_deploy_hooks._settings._checks import (
     DEFAULT,
+    IN_TESTS,
     LAUNCHDARKLY,
     UNTOLD,
     WAITING,
@@ -30,6 +31,7 @@ from ld_deploy_hooks._settings._values import (
     WORDS,
     Secret,
     Unusable,
+    is_loopback,
     read_header,
     read_kind,
     read_names,
@@ -39,6 +41,7 @@ from ld_deploy_hooks._settings._values import (
     read_text,
     read_token,
 )
+from ld_deploy_hooks._testrun import LOOPBACK, VARIABLE, Recording, reason_to_hold
 
 REQUIRED = ("project_key", "environment_key", "application_key", "version")
 
@@ -58,6 +61,7 @@ class Settings:
         sources: for every field where its value came from; ``"default"`` where nobody set it.
         problems: what is wrong, in the order of the sources. With ``disabled`` on only what concerns the switches.
         sendable: token and base URI can be used. Otherwise events are recorded for ``base_uri`` and wait.
+        recording: what records the events of a test in place of outbox and sender; None otherwise.
     """
 
     access_token: Secret | None
@@ -80,6 +84,7 @@ class Settings:
     sources: Mapping[str, str]
     problems: tuple[Problem, ...]
     sendable: bool
+    recording: Recording | None = None
 
     @property
     def silent(self) -> bool:
@@ -188,8 +193,9 @@ def _one_line(problem: Problem, token: Secret | None) -> Problem:
 class _Gathering:
     """What the sources have said so far; the first to name a field has it."""
 
-    def __init__(self) -> None:
+    def __init__(self, recording: Recording | None) -> None:
         self.found: dict[str, tuple[Any, str]] = {}
+        self._recording = recording
         self.unusable: set[str] = set()
         self.problems: list[Problem] = []
 
@@ -274,13 +280,13 @@ class _Gathering:
             sources=MappingProxyType(sources),
             problems=tuple(_one_line(problem, token) for problem in problems),
             sendable=token is not None and unusable.isdisjoint(("access_token", "base_uri")),
+            recording=self._recording,
         )
 
 
-def _is_pytest(environ: Mapping[str, str]) -> bool:
-    """Return whether a test runs that did not ask for real deployments by an ``LD_DEPLOY_DISABLED`` that is off."""
-    asked = WORDS.get(environ.get("LD_DEPLOY_DISABLED", "").strip().lower()) is False
-    return not asked and bool(environ.get("PYTEST_VERSION") or environ.get("PYTEST_CURRENT_TEST"))
+def _disabled(settings: Settings, why: str) -> Settings:
+    sources = MappingProxyType({**settings.sources, "disabled": why})
+    return replace(settings, disabled=True, sources=sources, problems=())
 
 
 def _folder(start: Path | None) -> Path | None:
@@ -300,6 +306,7 @@ def resolve(
     environ: Mapping[str, str] | None = None,
     start: Path | None = None,
     defaults: Callable[[Settings], Iterable[tuple[str, Mapping[str, object]]]] | None = None,
+    recording: Recording | None = None,
 ) -> Settings:
     """Return the settings of one run. No value, whatever it is, makes it raise; None values mean not set.
 
@@ -313,12 +320,16 @@ def resolve(
         start: where the deploy was started, the working directory if left out.
         defaults: called with the settings so far, unless they are silent; yields plugins' names and values. An earlier
             plugin wins.
+        recording: what the test that runs records deployments with. Otherwise a test run is disabled, whatever the
+            sources say; one that may tell (``LD_DEPLOY_PYTEST=loopback``) is, unless the base URI is this machine's.
     """
+    hold = reason_to_hold(environ) if recording is None else None
     environ = os.environ if environ is None else environ
     start = _folder(start)
-    gathering = _Gathering()
-    if _is_pytest(environ):
-        gathering.found["disabled"] = (True, "pytest is running")
+    gathering = _Gathering(recording)
+    may_tell = hold is not None and environ.get(VARIABLE) == LOOPBACK
+    if hold is not None and not may_tell:
+        gathering.found["disabled"] = (True, hold)
     gathering.take("argument", arguments or {})
     gathering.take("outer deployment", outer or {})
     gathering.take_environment(environ)
@@ -331,4 +342,9 @@ def resolve(
         so_far = gathering.settings(environ, start, complete=False)
         for plugin, values in () if so_far.silent else defaults(so_far):
             gathering.take(f"plugin {plugin}", values, plugin=plugin)
-    return gathering.settings(environ, start, complete=True)
+    if may_tell or recording is not None:
+        gathering.take("test", IN_TESTS)
+    settings = gathering.settings(environ, start, complete=True)
+    if may_tell and not is_loopback(settings.base_uri):
+        return _disabled(settings, f"{hold}, and {settings.sources['base_uri']} (base_uri) is not this machine")
+    return settings

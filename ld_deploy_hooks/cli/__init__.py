@@ -1,7 +1,7 @@
-"""``ld-deploy``: looks after the outbox from a shell or a CI job.
+"""``ld-deploy``: tells deployments, and looks after the outbox, from a shell or a CI job.
 
 Exit statuses: 0 all is well; 1 something is left, and a line says what and why; 2 the command line, a setting or the
-outbox cannot be used.
+outbox cannot be used. ``ld-deploy run`` has those of its command.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from ld_deploy_hooks._version import __version__
-from ld_deploy_hooks.cli import _flush, _retry, _status
+from ld_deploy_hooks.cli import _flush, _retry, _run, _send, _status
 
 __all__ = ["main"]
 
@@ -21,13 +21,13 @@ def parser() -> argparse.ArgumentParser:
     """Return the parser of the whole command line."""
     whole = argparse.ArgumentParser(
         prog="ld-deploy",
-        description="Tell LaunchDarkly about deployments: look after the events that wait in the outbox.",
+        description="Tell LaunchDarkly about deployments, and look after the events that wait in the outbox.",
         epilog="Settings come from LD_ACCESS_TOKEN, LD_BASE_URI, LD_DEPLOY_OUTBOX and the rest of the table in the "
         "README. No option takes the token: it would show in `ps`.",
     )
     whole.add_argument("--version", action="version", version=f"ld-deploy-hooks {__version__}")
     commands = whole.add_subparsers(title="commands", dest="command", required=True, metavar="COMMAND")
-    for room in (_flush, _status, _retry):
+    for room in (_run, _send, _flush, _status, _retry):
         room.add_to(commands)
     return whole
 
@@ -43,7 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     try:
         status = int(arguments.run(arguments))
-        sys.stdout.flush()
+        if sys.stdout is not None:  # `>&-`
+            sys.stdout.flush()
         return status
     except DeployHooksError as error:
         print(f"ld-deploy: {error}", file=sys.stderr)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ld_deploy_hooks._outbox import Counts, DeploymentStatus, EventStatus
+    from ld_deploy_hooks._records import Identity
 
 __all__ = ["add_to"]
 
@@ -20,10 +21,14 @@ def add_to(commands: Any) -> None:
     command = commands.add_parser(
         "status",
         help="show recent deployments and what became of their events",
-        description="Show recent deployments, and for each whether its events were delivered, or what waits and why.",
+        description="Show recent deployments, and for each whether its events were delivered, or what waits and why; "
+        "likewise the events that `ld-deploy send` told alone.",
+        epilog="Exit status: 0; 2 if the command line, a setting or the outbox cannot be used.",
     )
     command.add_argument("--json", action="store_true", help="print one JSON object")
-    command.add_argument("--limit", type=int, default=20, metavar="N", help="how many deployments (default: 20)")
+    command.add_argument(
+        "--limit", type=int, default=20, metavar="N", help="how many deployments, and lone events (default: 20)"
+    )
     command.set_defaults(run=_run)
 
 
@@ -34,13 +39,18 @@ def _run(arguments: argparse.Namespace) -> int:
     settings = settings_or_exit()
     counts = ask_outbox(settings, lambda box: box.counts())
     deployments = ask_outbox(settings, lambda box: box.deployments(limit=arguments.limit))
+    lone_events = ask_outbox(settings, lambda box: box.lone_events(limit=arguments.limit))
     elsewhere = ask_outbox(settings, lambda box: box.waiting_elsewhere(settings.base_uri))
     if arguments.json:
-        print(json.dumps(_as_json(str(settings.outbox), settings.base_uri, counts, deployments, elsewhere), indent=2))
+        shown = _as_json(str(settings.outbox), settings.base_uri, counts, deployments, lone_events, elsewhere)
+        print(json.dumps(shown, indent=2))
         return 0
-    rows = [_row(deployment, settings.base_uri, settings.sendable) for deployment in deployments]
+    rows = [
+        (deployment.started_at, _row(deployment, settings.base_uri, settings.sendable)) for deployment in deployments
+    ]
+    rows += [(event.event_time, _lone_row(event, settings.base_uri, settings.sendable)) for event in lone_events]
     if rows:
-        _print_table(rows)
+        _print_table([row for _, row in sorted(rows, key=lambda dated: dated[0], reverse=True)])
     print(
         f"{counts.pending} event(s) waiting, {counts.delivered} delivered, {counts.rejected} rejected; "
         f"{counts.open} deployment(s) open; in {settings.outbox}"
@@ -51,7 +61,12 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _as_json(
-    outbox: str, base_uri: str, counts: Counts, deployments: list[DeploymentStatus], elsewhere: dict[str, int]
+    outbox: str,
+    base_uri: str,
+    counts: Counts,
+    deployments: list[DeploymentStatus],
+    lone_events: list[EventStatus],
+    elsewhere: dict[str, int],
 ) -> dict[str, Any]:
     return {
         "outbox": outbox,
@@ -73,7 +88,17 @@ def _as_json(
             }
             for deployment in deployments
         ],
+        "lone_events": [
+            {**_identity_of(event)._asdict(), "base_uri": event.base_uri, **_event_as_json(event)}
+            for event in lone_events
+        ],
     }
+
+
+def _identity_of(event: EventStatus) -> Identity:
+    from ld_deploy_hooks._records import DeploymentEvent
+
+    return DeploymentEvent.from_json(event.payload).identity
 
 
 def _event_as_json(event: EventStatus) -> dict[str, Any]:
@@ -95,10 +120,27 @@ def _row(deployment: DeploymentStatus, base_uri: str, sendable: bool) -> tuple[s
         deployment.identity.version,
         deployment.identity.environment_key,
         deployment.state,
-        time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(deployment.started_at / 1000)),
+        _when(deployment.started_at),
         "" if ended is None else f"{(ended - deployment.started_at) / 1000:.1f} s",
         _fate(deployment.events, base_uri, sendable),
     )
+
+
+def _lone_row(event: EventStatus, base_uri: str, sendable: bool) -> tuple[str, ...]:
+    identity = _identity_of(event)
+    return (
+        identity.application_key,
+        identity.version,
+        identity.environment_key,
+        f"{event.event_type}, sent alone",
+        _when(event.event_time),
+        "",
+        _fate((event,), base_uri, sendable),
+    )
+
+
+def _when(at: int) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at / 1000))
 
 
 def _fate(events: tuple[EventStatus, ...], base_uri: str, sendable: bool) -> str:

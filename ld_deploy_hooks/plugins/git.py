@@ -5,7 +5,7 @@ As defaults: the tag on the commit as version, else the commit's SHA; the remote
 switches it off.
 
 Nobody waits for git who did not ask for it: where version and application are given, it is asked in a thread, and what
-it says travels with the end of the deployment.
+it says travels with the end of the deployment. Where they are not, one process or two are waited for.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 import subprocess
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,29 +24,77 @@ __all__ = ["ld_deploy_add_metadata", "ld_deploy_modify_event", "ld_deploy_provid
 
 # Seconds for one question: a repository on a network disk may take long.
 _PATIENCE = 2.0
+# Seconds that a start or an end waits for what is under way already, in a repository of an ordinary size done by then.
+_MOMENT = 0.1
 
 
 class _Repository:
-    """What git said of one folder, once it has been asked."""
+    """The repository that the working directory lies in, asked when somebody wants to know."""
 
-    def __init__(self, folder: str) -> None:
-        self.version: str | None = None
-        self.application: str | None = None
-        self.metadata: Mapping[str, Any] = {}
-        self._folder = folder
-        commit = self._ask("rev-parse", "--verify", "HEAD")
-        if commit is None:
-            return
-        tag = self._ask("describe", "--tags", "--exact-match", "HEAD")
-        branch = self._ask("symbolic-ref", "--short", "-q", "HEAD")
-        changes = self._ask("status", "--porcelain", "--untracked-files=no")
+    def __init__(self) -> None:
+        self.is_asked = False
+        self._folder = str(Path.cwd())
+        self._commit: dict[str, Any] = {}
+        self._changes: dict[str, Any] = {}
+        self._tags: list[str] = []
+        self._known = threading.Event()
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What is known by now."""
+        return {**self._commit, **self._changes} if self._commit else {}
+
+    def version(self) -> str | None:
+        """Return the tag on the commit, else the commit; the rest of the metadata is asked for meanwhile."""
+        self.begin(self._ask_for_changes)
+        self._ask_for_commit()
+        if len(self._tags) > 1:
+            # Git's own choice: an annotated tag before any other, the newest first.
+            return self._ask("describe", "--tags", "--exact-match", "HEAD") or self._tags[0]
+        return self._tags[0] if self._tags else self._commit.get("commit")
+
+    def application(self) -> str | None:
+        """Return the last part of the remote's address."""
+        # No more of it is read: what stands before the host may be a user and a token.
         remote = self._ask("config", "--get", "remote.origin.url")
-        self.version = tag or commit
-        # Only the last part of the address is read: what stands before the host may be a user and a token.
         name = re.split(r"[/:\\]", remote.rstrip("/"))[-1] if remote else ""
-        self.application = name.removesuffix(".git") or None
-        found = {"commit": commit, "branch": branch, "dirty": None if changes is None else bool(changes)}
-        self.metadata = {key: value for key, value in found.items() if value is not None}
+        return name.removesuffix(".git") or None
+
+    def begin(self, *questions: Callable[[], None]) -> None:
+        """Have the metadata asked for in a thread."""
+        self.is_asked = True
+
+        def ask() -> None:
+            try:
+                for question in questions or (self._ask_for_commit, self._ask_for_changes):
+                    question()
+            finally:
+                self._known.set()
+
+        try:
+            threading.Thread(target=ask, name="ld-deploy-git", daemon=True).start()
+        except RuntimeError:  # none can be started any more
+            self._known.set()
+
+    def wait(self) -> None:
+        """Wait a moment for what was begun."""
+        self._known.wait(_MOMENT)
+
+    def _ask_for_commit(self) -> None:
+        # A command for scripts: no setting of the user's changes what it says.
+        said = self._ask("rev-list", "--max-count=1", "--format=%H%n%D", "HEAD")
+        if said is None:
+            return
+        _, commit, names = said.split("\n")
+        refs = names.split(", ")
+        self._tags = [ref.removeprefix("tag: ") for ref in refs if ref.startswith("tag: ")]
+        branch = next((ref.removeprefix("HEAD -> ") for ref in refs if ref.startswith("HEAD -> ")), None)
+        self._commit = {"commit": commit, **({"branch": branch} if branch else {})}
+
+    def _ask_for_changes(self) -> None:
+        said = self._ask("status", "--porcelain", "--untracked-files=no")
+        if said is not None:
+            self._changes = {"dirty": bool(said)}
 
     def _ask(self, *question: str) -> str | None:
         # No fsmonitor: it would run the repository's own program. No optional locks: they would race the deploy's git.
@@ -65,52 +113,54 @@ class _Repository:
         return answer.stdout.decode("utf-8", "replace").strip() if answer.returncode == 0 else None
 
 
-_known: dict[str, _Repository] = {}
+# What was asked for the defaults of the deployment that this thread is about to start.
+_asked = threading.local()
+# By the identity of the deployment, until its end.
+_open: dict[tuple[str, ...], _Repository] = {}
 
 
 @hookimpl
 def ld_deploy_provide_defaults(settings: SettingsView) -> Mapping[str, Any] | None:
-    """Give the tag or commit as version and the remote's name as application, if one of them is needed."""
+    """Give the tag or commit as version and the remote's name as application, each if it is needed."""
+    _asked.repository = None
     if settings.version is not None and settings.application_key is not None:
         return None
-    repository = _asked()
-    if repository is None:
+    try:
+        repository = _Repository()
+    except OSError:  # the working directory is gone
         return None
-    return {"version": repository.version, "application_key": repository.application}
+    found: dict[str, str | None] = {}
+    if settings.version is None:
+        found["version"] = repository.version()
+    if settings.application_key is None:
+        found["application_key"] = repository.application()
+    _asked.repository = repository
+    return found
 
 
 @hookimpl
 def ld_deploy_add_metadata(deployment: DeploymentRecord) -> Mapping[str, Any] | None:
-    """Add what is known of the repository by now, and have it asked if nobody needed it before."""
-    folder = _folder()
-    if folder is None:
+    """Add what the version was taken from; what nobody had to know before is asked for meanwhile."""
+    repository, _asked.repository = getattr(_asked, "repository", None), None
+    try:
+        repository = repository or _Repository()
+    except OSError:
         return None
-    if folder in _known:
-        return _known[folder].metadata
-    threading.Thread(target=_asked, name="ld-deploy-git", daemon=True).start()
-    return None
+    _open[deployment.identity] = repository
+    if not repository.is_asked:
+        repository.begin()
+        return None
+    repository.wait()
+    return repository.metadata
 
 
 @hookimpl
 def ld_deploy_modify_event(event: DeploymentEvent) -> DeploymentEvent | None:
     """Add to the end of a deployment what was not known at its start."""
-    repository = _known.get(_folder() or "")
-    if repository is None or event.event_type not in ("finished", "failed"):
+    if event.event_type not in ("finished", "failed"):
         return None
+    repository = _open.pop(event.identity, None)
+    if repository is None:
+        return None
+    repository.wait()
     return replace(event, deployment_metadata={**repository.metadata, **event.deployment_metadata})
-
-
-def _folder() -> str | None:
-    try:
-        return str(Path.cwd())
-    except OSError:
-        return None
-
-
-def _asked() -> _Repository | None:
-    folder = _folder()
-    if folder is None:
-        return None
-    if folder not in _known:
-        _known[folder] = _Repository(folder)
-    return _known[folder]

@@ -1,6 +1,14 @@
-"""A stand-in for LaunchDarkly, for tests and for trying things out: no account, no token of worth, no network.
+"""For tests of deploy code: what was told, recorded in memory, and a stand-in for LaunchDarkly.
 
 ::
+
+    from ld_deploy_hooks.testing import record_deployments
+
+    with record_deployments() as events:
+        deploy()
+    assert events.one("finished").application_key == "billing-service"
+
+The stand-in needs no account, no token of worth, no network::
 
     from ld_deploy_hooks.testing import FakeLaunchDarkly
 
@@ -15,7 +23,8 @@ It is a real HTTP server on the loopback address, needs nothing but the standard
 
 from __future__ import annotations
 
+from ld_deploy_hooks.testing._recorder import RecordedEvents, record_deployments
 from ld_deploy_hooks.testing._server import FakeLaunchDarkly
 from ld_deploy_hooks.testing._wire import Answer, RecordedRequest
 
-__all__ = ["Answer", "FakeLaunchDarkly", "RecordedRequest"]
+__all__ = ["Answer", "FakeLaunchDarkly", "RecordedEvents", "RecordedRequest", "record_deployments"]

@@ -1,0 +1,75 @@
+"""Whether this process belongs to a test run: from one nothing is sent, and nobody's outbox is touched.
+
+Told by the environment, which children inherit; and in this process by more than that, for tests clear the environment.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+__all__ = ["LOOPBACK", "OFF", "VARIABLE", "Recording", "current_recording", "held", "reason_to_hold"]
+
+# Set by the pytest plugin, whatever it was before: OFF, or LOOPBACK for a test that may tell this very machine.
+VARIABLE = "LD_DEPLOY_PYTEST"
+OFF = "off"
+LOOPBACK = "loopback"
+
+# pytest sets the first from version 8.2 on, the second while a test runs.
+_MARKS = ("PYTEST_VERSION", "PYTEST_CURRENT_TEST", VARIABLE)
+_PYTEST = "pytest is running"
+
+
+class Recording(Protocol):
+    """What takes the place of outbox and sender for the deployments of a test."""
+
+    def reporter(self, plugins: Any) -> Any:
+        """Return what records the events of one run."""
+
+    def untold(self, settings: Any, why: str | None = None) -> None:
+        """Note that a run tells nothing; without a reason, the settings have it."""
+
+
+class _Hold:
+    def __init__(self, why: str, recording: Recording | None) -> None:
+        self.why = why
+        self.recording = recording
+
+
+# Of this process, whatever thread asks: the innermost last.
+_holds: list[_Hold] = []
+
+
+@contextmanager
+def held(why: str = _PYTEST, recording: Recording | None = None) -> Iterator[None]:
+    """Let nothing be sent by this process; its deployments go to ``recording``, if there is one.
+
+    Args:
+        why: in words, as the source of the setting ``disabled``.
+        recording: what records the deployments that start in the block; None takes back one further out.
+    """
+    hold = _Hold(why, recording)
+    _holds.append(hold)
+    try:
+        yield
+    finally:
+        _holds[:] = [other for other in _holds if other is not hold]
+
+
+def reason_to_hold(environ: Mapping[str, str] | None) -> str | None:
+    """Return why nothing may be sent, None outside of tests.
+
+    Args:
+        environ: judge by this environment alone; None judges this process.
+    """
+    if environ is None and _holds:
+        return _holds[-1].why
+    environ = os.environ if environ is None else environ
+    return _PYTEST if any(environ.get(mark) for mark in _MARKS) else None
+
+
+def current_recording() -> Recording | None:
+    """Return what records the deployments of this process now."""
+    return _holds[-1].recording if _holds else None

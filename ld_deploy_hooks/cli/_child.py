@@ -1,0 +1,161 @@
+"""The command of ``ld-deploy run``: found as a shell finds it, started, given our signals, waited for.
+
+It shares everything with us: process group, terminal, all file descriptors. So what is typed at the terminal reaches it
+by the terminal, and job control works as without us.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+
+__all__ = ["Child", "NotStartedError", "find"]
+
+_FORWARDED = ("SIGTERM", "SIGHUP", "SIGINT", "SIGQUIT", "SIGBREAK", "SIGUSR1", "SIGUSR2")
+# Those that a terminal sends to every process in its foreground.
+_TYPED = ("SIGINT", "SIGQUIT", "SIGBREAK")
+# As a shell has them.
+_NOT_EXECUTABLE = 126
+_NOT_FOUND = 127
+
+
+class NotStartedError(Exception):
+    """The command could not be started.
+
+    Attributes:
+        status: what a shell exits with: 126 not executable, 127 not found.
+    """
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+def find(name: str) -> str:
+    """Return the path of a program, looked up on PATH if its name holds no slash.
+
+    Raises:
+        NotStartedError: there is none, or it cannot be executed.
+    """
+    path = shutil.which(name)
+    if path is not None and _has_interpreter(path):
+        return path
+    if path is not None:
+        raise NotStartedError("the interpreter that its first line names cannot be executed", _NOT_EXECUTABLE)
+    if shutil.which(name, mode=os.F_OK) is not None or (os.sep in name and Path(name).is_dir()):
+        raise NotStartedError("it is not executable", _NOT_EXECUTABLE)
+    raise NotStartedError("it was not found", _NOT_FOUND)
+
+
+def _has_interpreter(path: str) -> bool:
+    """Whether what the ``#!`` line of a script names can be executed; True for what is no script."""
+    if os.name != "posix":
+        return True
+    try:
+        with Path(path).open("rb") as file:
+            line = file.readline(256)
+    except OSError:
+        # It may be executable and not readable.
+        return True
+    words = line[2:].split() if line.startswith(b"#!") else []
+    return not words or os.access(words[0], os.X_OK)
+
+
+class Child:
+    """The command, from before its start to its end.
+
+    Attributes:
+        received: the signals that came to us meanwhile.
+        typed: those of them that the terminal sent to the command as well.
+    """
+
+    def __init__(self) -> None:
+        self.received: set[int] = set()
+        self.typed: set[int] = set()
+        self._early: list[int] = []
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @contextmanager
+    def signals(self) -> Iterator[None]:
+        """Hand signals on to the command in the block, and live on; what is ignored (``nohup``) stays ignored."""
+        before = {number: signal.getsignal(number) for number in _numbers(_FORWARDED)}
+        replaced = {number: old for number, old in before.items() if old is not None and old is not signal.SIG_IGN}
+        for number in replaced:
+            signal.signal(number, self._forward)
+        try:
+            yield
+        finally:
+            for number, old in replaced.items():
+                signal.signal(number, old)
+
+    def run(self, path: str, command: Sequence[str], env: Mapping[str, str]) -> int:
+        """Run the command to its end; return its exit status, or minus the number of the signal that ended it.
+
+        Args:
+            path: of the program.
+            command: its name as it was given, and its arguments.
+            env: its environment.
+
+        Raises:
+            NotStartedError: the system would not start it.
+        """
+        process = _start(path, command, env)
+        self._process = process
+        # The terminal did not send these to the command, which was not there yet.
+        while self._early:
+            process.send_signal(self._early.pop(0))
+        return process.wait()
+
+    def _forward(self, number: int, frame: FrameType | None) -> None:
+        self.received.add(number)
+        if self._process is None:
+            self._early.append(number)
+        elif number in _numbers(_TYPED) and _in_foreground():
+            self.typed.add(number)
+        else:
+            self._process.send_signal(number)
+
+
+def _start(path: str, command: Sequence[str], env: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    def start(path: str, command: Sequence[str]) -> subprocess.Popen[bytes]:
+        # What we were given open beyond stderr is the command's, too; nothing of our own is inheritable.
+        return subprocess.Popen(command, executable=path, env=env, close_fds=False)
+
+    try:
+        try:
+            return start(path, command)
+        except OSError as error:
+            if error.errno != errno.ENOEXEC or os.name != "posix":
+                raise
+            # A script without a first line that says by what: a shell runs it itself.
+            return start("/bin/sh", ["/bin/sh", path, *command[1:]])
+    except FileNotFoundError:
+        raise NotStartedError("it, or what it is to be run by, was not found", _NOT_FOUND) from None
+    except OSError as error:
+        why = errno.errorcode.get(error.errno or 0, "unknown error")
+        raise NotStartedError(f"the system would not execute it ({why})", _NOT_EXECUTABLE) from None
+
+
+def _in_foreground() -> bool:
+    """Whether we, and so the command, are in the foreground of a terminal that we belong to."""
+    if not hasattr(os, "tcgetpgrp"):
+        # A Windows console: all its processes get what is typed.
+        return True
+    with suppress(OSError):
+        terminal = os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY)
+        try:
+            return os.tcgetpgrp(terminal) == os.getpgrp()
+        finally:
+            os.close(terminal)
+    return False
+
+
+def _numbers(names: Sequence[str]) -> list[int]:
+    return [getattr(signal, name) for name in names if hasattr(signal, name)]

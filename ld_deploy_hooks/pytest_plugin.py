@@ -1,0 +1,204 @@
+"""The pytest plugin: no test run sends anything, and a test sees what its deployments tell.
+
+It comes with the package (entry point ``pytest11``, named as this module)::
+
+    def test_deploy(deployment_events):
+        deploy()
+        assert deployment_events.one("finished").version == "a90a8a2"
+
+The package's own rooms are imported in hooks and fixtures: at the top they would be loaded before coverage starts.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from ld_deploy_hooks._run import Run
+    from ld_deploy_hooks.testing import FakeLaunchDarkly, RecordedEvents
+
+__all__ = ["deployment_events", "fake_launchdarkly"]
+
+_MARKER = "real_deployment_events"
+_TOKEN = "api-test-token"
+# Seconds that the end of a test waits for what is still on its way to the stand-in.
+_ENDING = 1.0
+
+_holds = pytest.StashKey[bool]()
+# Deployments that a fixture of a wider scope than a function has opened: they outlive a test.
+_wider: pytest.StashKey[set[Run]] = pytest.StashKey()
+
+
+# -- nothing is sent --------------------------------------------------------------------------------------------------
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
+    """Hold everything back before the first file of the user's is imported."""
+    _hold(early_config)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Hold everything back, where a conftest.py has named this plugin, and register the marker."""
+    _hold(config)
+    config.addinivalue_line(
+        "markers", f"{_MARKER}: the deployments of this test are told to its fixture fake_launchdarkly"
+    )
+
+
+def _hold(config: pytest.Config) -> None:
+    """Send nothing until the end of this session; one that runs inside another's test ends alone."""
+    if config.stash.get(_holds, False):
+        return
+    config.stash[_holds] = True
+    from ld_deploy_hooks._testrun import OFF, VARIABLE, held
+
+    until_the_end = ExitStack()
+    config.add_cleanup(until_the_end.close)
+    until_the_end.enter_context(held())
+    # For children. The switches of whoever started pytest would hide from the fixtures what a deploy tells.
+    inherited = dict.fromkeys(("LD_DEPLOY_DISABLED", "LD_DEPLOY_DRY_RUN", "LD_DEPLOY_PARENT"))
+    until_the_end.enter_context(_environment({VARIABLE: OFF, **inherited}))
+
+
+@contextmanager
+def _environment(values: Mapping[str, str | None]) -> Iterator[None]:
+    """Set variables, None removes one, and put back what was there."""
+    before = {name: os.environ.get(name) for name in values}
+    try:
+        _set(values)
+        yield
+    finally:
+        _set(before)
+
+
+def _set(values: Mapping[str, str | None]) -> None:
+    for name, value in values.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
+# -- nothing leaks from test to test ----------------------------------------------------------------------------------
+
+
+def _open_runs() -> set[Run]:
+    # A test that has nothing to do with deployments pays for none of it.
+    if "ld_deploy_hooks._run" not in sys.modules:
+        return set()
+    from ld_deploy_hooks._run import present_runs
+
+    return present_runs()
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, Any]:
+    """Forget what the test has left open."""
+    before = _open_runs()
+    try:
+        return (yield)
+    finally:
+        if "ld_deploy_hooks._run" in sys.modules:
+            from ld_deploy_hooks._log import forget_said
+            from ld_deploy_hooks._run import forget_runs
+
+            wider: set[Run] = item.config.stash.get(_wider, set())
+            forget_runs(before | wider)
+            forget_said()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(
+    fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest
+) -> Generator[None, Any, Any]:
+    """Notice what fixtures of a wider scope open."""
+    if fixturedef.scope == "function":
+        return (yield)
+    before = _open_runs()
+    try:
+        return (yield)
+    finally:
+        wider = request.config.stash.setdefault(_wider, set())
+        wider &= _open_runs()
+        wider |= _open_runs() - before
+
+
+# -- what a test sees -------------------------------------------------------------------------------------------------
+
+
+def _is_marked(request: pytest.FixtureRequest) -> bool:
+    return request.node.get_closest_marker(_MARKER) is not None
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Refuse the marker where there is nothing to send to."""
+    if item.get_closest_marker(_MARKER) is not None and "fake_launchdarkly" not in getattr(item, "fixturenames", ()):
+        pytest.fail(
+            f"@pytest.mark.{_MARKER} needs the fixture fake_launchdarkly, which the deployments of this test are then "
+            "told to: add it to the test's arguments, or by @pytest.mark.usefixtures('fake_launchdarkly').",
+            pytrace=False,
+        )
+
+
+@pytest.fixture
+def deployment_events(request: pytest.FixtureRequest) -> Iterator[RecordedEvents]:
+    """The events of this test's deployments, a list in the order in which they were recorded; nothing is sent.
+
+    ``.started``, ``.finished``, ``.failed`` and ``.custom`` are lists, ``.one("failed")`` is the only one of its type,
+    and tells what was seen instead. What is required and nobody has set is ``test-project``, ``test-environment``,
+    ``test-application`` and ``test-version``.
+    """
+    if _is_marked(request):
+        pytest.fail(
+            f"deployment_events records in place of sending, and @pytest.mark.{_MARKER} sends: ask fake_launchdarkly "
+            "for its events, or take the marker away.",
+            pytrace=False,
+        )
+    from ld_deploy_hooks.testing import record_deployments
+
+    with record_deployments() as events:
+        yield events
+
+
+@pytest.fixture
+def fake_launchdarkly(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[FakeLaunchDarkly]:
+    """A started FakeLaunchDarkly.
+
+    With the marker ``real_deployment_events`` the deployments of this test and of its children are told to it, by way
+    of an outbox in ``tmp_path``; ``wait_for()`` waits until they are. Without the marker nothing is told.
+    """
+    from ld_deploy_hooks.testing import FakeLaunchDarkly
+
+    with FakeLaunchDarkly(_TOKEN) as server:
+        if not _is_marked(request):
+            yield server
+            return
+        from ld_deploy_hooks._reporter import close_all, flush_all
+        from ld_deploy_hooks._run import forget_runs
+        from ld_deploy_hooks._testrun import LOOPBACK, VARIABLE
+
+        before = _open_runs()
+        told = {
+            VARIABLE: LOOPBACK,
+            "LD_BASE_URI": server.base_uri,
+            "LD_ACCESS_TOKEN": _TOKEN,
+            "LD_DEPLOY_OUTBOX": str(tmp_path / "ld-deploy-hooks" / "outbox.db"),
+            # A child waits for its events before it ends; two seconds are not much where many tests run at once.
+            "LD_DEPLOY_FLUSH_TIMEOUT": os.environ.get("LD_DEPLOY_FLUSH_TIMEOUT", "5"),
+        }
+        with _environment(told):
+            try:
+                yield server
+            finally:
+                forget_runs(before)
+                flush_all(_ENDING)
+                close_all()

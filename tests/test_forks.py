@@ -1,0 +1,121 @@
+"""Processes that fork, while threads of ours are at work: each deployment is told by the process that opened it."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+
+import pytest
+from fault_kit import PLAIN, Deploys, deploys_fixture  # noqa: F401
+from fault_server import FaultServer, answer, repeats, told
+
+
+@pytest.fixture
+def server(deploys: Deploys) -> Iterator[FaultServer]:
+    # From 3.12 on Python warns of every fork beside a thread.
+    deploys.set(PYTHONWARNINGS="ignore:This process:DeprecationWarning")
+    with FaultServer() as server:
+        deploys.set(LD_BASE_URI=server.base_uri)
+        yield server
+
+
+FORKS = {
+    "a child that leaves the block": """
+with deployment("billing", version="v1"):
+    if not os.fork():
+        sys.exit(0)
+    assert os.wait()[1] == 0
+""",
+    "a child that runs into an error": """
+with deployment("billing", version="v1"):
+    child = os.fork()
+    if not child:
+        sys.stderr = open(os.devnull, "w")
+        raise ValueError
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
+""",
+    "a child that deploys the same": """
+with deployment("billing", version="v1"):
+    if not os.fork():
+        with deployment("billing", version="v1"):
+            os._exit(0)
+    assert os.wait()[1] == 0
+""",
+    "a child that imports requests right after the entry": """
+with deployment("billing", version="v1"):
+    if not os.fork():
+        import requests
+        os._exit(0)
+    assert os.wait()[1] == 0
+""",
+    "300 children while it sends": """
+with deployment("billing", version="v1") as d:
+    for number in range(300):
+        if number % 50 == 0:
+            d.custom(number=number)
+        child = os.fork()
+        if not child:
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+""",
+    "multiprocessing": """
+import multiprocessing
+with deployment("billing", version="v1"):
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        assert pool.map(abs, [-1, -2]) == [1, 2]
+""",
+}
+
+
+@pytest.mark.parametrize("fork", FORKS)
+def test_a_forked_child_tells_nothing_of_its_parents(deploys: Deploys, server: FaultServer, fork: str) -> None:
+    # Slow enough that the thread of the parent is in the middle of it.
+    server.heal(answer(delay=0.02))
+    ended = deploys.run(FORKS[fork] + "leave(3)")
+    assert ended.status == 3, ended
+    assert ended.stderr == ""
+    facts = told(server.events)["v1"]
+    assert [fact for fact in facts if fact != "custom"] == ["started", "finished"]
+    assert repeats(server.events) == 0
+
+
+def test_a_forked_child_has_the_signal_handlers_of_before(deploys: Deploys, server: FaultServer) -> None:
+    source = """
+with deployment("billing", version="v1"):
+    assert callable(signal.getsignal(signal.SIGTERM))
+    child = os.fork()
+    if not child:
+        os._exit(signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL)
+    assert os.waitpid(child, 0)[1] == 0
+    assert callable(signal.getsignal(signal.SIGTERM))
+leave(3)
+"""
+    assert deploys.run(source).status == 3
+
+
+def test_a_forked_child_tells_its_own(deploys: Deploys, server: FaultServer) -> None:
+    source = """
+with deployment("billing", version="v1"):
+    if not os.fork():
+        with deployment("web", version="v2"):
+            pass
+        flush()
+        os._exit(0)
+    assert os.wait()[1] == 0
+leave(3)
+"""
+    ended = deploys.run(source)
+    assert (ended.status, ended.stderr) == (3, "")
+    assert told(server.events) == {"v1": ["started", "finished"], "v2": ["started", "finished"]}
+
+
+def test_a_child_that_lives_on_does_not_keep_its_dead_parent_alive(deploys: Deploys, server: FaultServer) -> None:
+    source = """
+with deployment("billing", version="v1"):
+    if not os.fork():
+        time.sleep(60)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    assert deploys.run(source).status == -signal.SIGKILL
+    deploys.next_run()
+    assert told(server.events) == {"v1": ["started", "failed"]}
