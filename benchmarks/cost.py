@@ -70,6 +70,9 @@ def processes(folder: Path, rounds: int) -> Iterator[Part]:
         head.append("ours, in delays")
         notes.append(f"Medians of {rounds} runs, in turns. `adds`: the difference to the untracked deploy.")
         yield Part("Whole processes", "\n\n".join([table(head, rows), *notes]), list(script_bars(samples)))
+        rows = [[deploy.name, *(used(samples, deploy, way) for way in whole.WAYS)] for deploy in todo]
+        text = table(["deploy", *whole.WAYS], rows)
+        yield Part("Processor time, their children's included, beside a server of 100 ms", text, [])
         yield listing(where, 4 * rounds)
         yield memory(where, rounds)
 
@@ -86,6 +89,12 @@ def row(samples: whole.Samples, deploy: whole.Deploy, delay: int, tls: bool) -> 
         f"{adds['ours'] / adds['naive']:.2f}",
         f"{adds['ours'] * 1000 / delay:.1f}" if delay else "",
     ]
+
+
+def used(samples: whole.Samples, deploy: whole.Deploy, way: str) -> str:
+    if way not in deploy.commands:
+        return ""
+    return ms(statistics.median(ran.processor for ran in samples[deploy.name, 100, False, way]))
 
 
 def script_bars(samples: whole.Samples) -> Iterator[Bar]:
@@ -251,7 +260,7 @@ def main(argv: list[str] | None = None) -> int:
         for key in options.part or PARTS:
             print(f"{key} ...", file=sys.stderr)
             found += PARTS[key](_made(Path(name) / key), max(options.rounds, 2))
-    figures = page(found, f"; load at the start {load}" if load else "")
+    figures = page(found, f"; load {load} at the start and {_load()} at the end" if load else "")
     print(figures)
     print(f"took {time.monotonic() - began:.0f} s", file=sys.stderr)
     if not options.part and not options.no_write:

@@ -18,6 +18,9 @@ from typing import Any
 import pytest
 from fault_server import FaultServer
 
+ROOT = Path(__file__).resolve().parent.parent
+FIGURES = re.compile("<!-- figures: written by benchmarks/cost.py -->\n(.*)<!-- end of figures -->", re.DOTALL)
+
 RunPython = Callable[..., "subprocess.CompletedProcess[str]"]
 
 needs_invoke = pytest.mark.skipif(importlib.util.find_spec("invoke") is None, reason="Invoke is not installed")
@@ -215,3 +218,34 @@ def test_what_a_deploy_syncs(env: dict[str, str], tmp_path: Path) -> None:
     calls = re.findall(r"^\d+ +f(?:data)?sync\(", log.read_text(), re.MULTILINE)
     # Each commit once, or an event would not be durable; SQLite's own for a new log at the opening, and at the close.
     assert 2 * 3 <= len(calls) <= 2 * 3 + 3 + 2
+
+
+# -- the benchmark ----------------------------------------------------------------------------------------------------
+
+
+def test_the_benchmark_can_be_repeated(child_env: dict[str, str], tmp_path: Path) -> None:
+    page = ROOT / "docs" / "performance.md"
+    before = page.read_bytes()
+    done = subprocess.run(
+        [sys.executable, ROOT / "benchmarks" / "cost.py", "--part", "inside", "--rounds", "2"],
+        env=child_env,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.match(r"\d{4}-\d\d-\d\d, \d+ CPUs", done.stdout)
+    assert re.search(r"^\| entry \| [0-9,]+ µs \| [0-9,]+ µs \| [0-9,]+ µs \|$", done.stdout, re.MULTILINE)
+    assert re.search(r"^\| `import ld_deploy_hooks`: .* \| (met|\*\*not met\*\*) \|$", done.stdout, re.MULTILINE)
+    assert page.read_bytes() == before, "a part alone writes nothing"
+    assert list(Path(child_env["TMPDIR"]).iterdir()) == []
+
+
+def test_the_docs_show_the_figures_of_one_whole_run() -> None:
+    figures = FIGURES.search((ROOT / "docs" / "performance.md").read_text(encoding="utf-8"))
+    assert figures is not None
+    parts = ["The bars", "Whole processes", "Entry and exit", "Imports", "Many at once", "An outbox full"]
+    places = [figures[1].find(f"### {part}") for part in parts]
+    assert -1 not in places
+    assert places == sorted(places)
