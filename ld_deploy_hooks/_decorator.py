@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from ld_deploy_hooks._door import host_room, surroundings_of
@@ -103,6 +104,7 @@ class Around:
         self._args = args
         self._kwargs = kwargs
         self._bound: Bound | None = None
+        self._handed_over = False
         self._host: str | None = None
 
     def __enter__(self) -> Around:
@@ -111,7 +113,8 @@ class Around:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> Literal[False]:
-        wait(self._leave(error))
+        if not self._handed_over:
+            wait(self._leave(error))
         return False
 
     async def __aenter__(self) -> Around:
@@ -132,12 +135,13 @@ class Around:
             surroundings=surroundings_of(self._args),
         )
         self._bound = take_bound(self._block)
-        if self._bound is not None:
+        if self._bound is None:
+            self._look_at_host()
+        else:
+            self._name_host(self._bound)
             entry = self._block.join(self._bound.entry, call)
             if entry is not None:
                 return entry
-        else:
-            self._look_at_host()
         return self._block.enter(call)
 
     def _look_at_host(self) -> None:
@@ -148,6 +152,26 @@ class Around:
                 self._host = room.host_of(self._args)
         except Exception as error:
             internal_fault("Reading the host's configuration", error)
+
+    def _name_host(self, bound: Bound) -> None:
+        room = host_room()
+        name = room.real_host_of(self._args) if room is not None and bound.host is not None else None
+        if bound.host is not None and name is not None:
+            bound.entry.deployment._run.host_is_also(bound.host, name)
+
+    def hand_over(self, coroutine: Coroutine[Any, Any, Any]) -> Coroutine[Any, Any, Any]:
+        """Return what awaits ``coroutine`` and then leaves the block, which :meth:`__exit__` leaves alone."""
+        self._handed_over = True
+        return self._awaited(coroutine)
+
+    async def _awaited(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        try:
+            self.result = await coroutine
+        except BaseException as error:
+            await wait_async(self._leave(error))
+            raise
+        await wait_async(self._leave(None))
+        return self.result
 
     def _leave(self, error: BaseException | None) -> Future[bool] | None:
         failed = False
@@ -186,7 +210,8 @@ def _wrap(block: Block, function: Any) -> Any:
         def wrapper(*args: Any, **kwargs: Any) -> Any:
             with Around(block, function, args, kwargs) as call:
                 call.result = function(*args, **kwargs)
-                return call.result
+                # A coroutine function that somebody's decorator made a plain one: it ends when it was awaited.
+                return call.hand_over(call.result) if inspect.iscoroutine(call.result) else call.result
 
     # Invoke takes tasks of one name for equal when their bodies share a code object, and silently drops the second.
     code = wrapper.__code__
@@ -198,9 +223,11 @@ def _wrap(block: Block, function: Any) -> Any:
 def _refuse_what_is_no_function(thing: Any) -> None:
     name = getattr(thing, "__qualname__", None) or type(thing).__name__
     if isinstance(thing, types.FunctionType):
-        if inspect.isgeneratorfunction(thing) or inspect.isasyncgenfunction(thing):
+        is_context_manager = thing.__code__.co_filename == contextlib.__file__
+        if inspect.isgeneratorfunction(thing) or inspect.isasyncgenfunction(thing) or is_context_manager:
             raise TypeError(
-                f"@deployment cannot tell when the generator function {name} ends. Use `with deployment(...)` in it."
+                f"@deployment cannot tell when the generator or context manager {name} ends. Use "
+                "`with deployment(...)` in it."
             )
         return
     if isinstance(thing, functools.partial):

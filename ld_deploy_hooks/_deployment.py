@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from ld_deploy_hooks import _clock  # noqa: F401  (bound now: deploy code may patch `time` before it enters a block)
@@ -12,6 +13,7 @@ from ld_deploy_hooks._entries import (
     Bound,
     Call,
     Entry,
+    announced_entries,
     begun,
     begun_async,
     bind,
@@ -19,6 +21,7 @@ from ld_deploy_hooks._entries import (
     entries,
     leave,
     outer,
+    unbind,
 )
 from ld_deploy_hooks._fields import Fields
 from ld_deploy_hooks._log import internal_fault, say_once
@@ -28,7 +31,19 @@ if TYPE_CHECKING:
     from ld_deploy_hooks._handle import Deployment
     from ld_deploy_hooks._settings import Settings
 
-__all__ = ["Block", "Bound", "Call", "Entry", "begun", "bind", "current_deployment", "deployment", "flush", "leave"]
+__all__ = [
+    "Block",
+    "Bound",
+    "Call",
+    "Entry",
+    "begun",
+    "bind",
+    "current_deployment",
+    "deployment",
+    "flush",
+    "leave",
+    "unbind",
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
 StringField = str | Callable[..., str | None] | None
@@ -61,21 +76,33 @@ class Block:
         return decorate(self, function)
 
     def __enter__(self) -> Deployment:
-        return begun(self._enter_here())
+        return begun(self._enter_here(id(sys._getframe(1))))
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> Literal[False]:
-        wait(leave(self._innermost(), error))
+        wait(leave(self._innermost(id(sys._getframe(1))), error))
         return False
 
-    async def __aenter__(self) -> Deployment:
-        return await begun_async(self._enter_here())
+    def __aenter__(self) -> Coroutine[Any, Any, Deployment]:
+        return self._aenter(id(sys._getframe(1)))
 
-    async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> Literal[False]:
-        await wait_async(leave(self._innermost(), error))
+    async def _aenter(self, frame: int) -> Deployment:
+        return await begun_async(self._enter_here(frame))
+
+    def __aexit__(
+        self, kind: object, error: BaseException | None, trace: object
+    ) -> Coroutine[Any, Any, Literal[False]]:
+        return self._aexit(error, id(sys._getframe(1)))
+
+    async def _aexit(self, error: BaseException | None, frame: int) -> Literal[False]:
+        await wait_async(leave(self._innermost(frame), error))
         return False
 
-    def enter(self, call: Call) -> Entry:
+    def enter(self, call: Call, frame: int | None = None) -> Entry:
         """Open a run, or join the one of the same identity that is open.
+
+        Args:
+            call: what the block is entered with.
+            frame: the id of the frame whose `with` statement it is, if it is one.
 
         Raises:
             SettingsError: a setting is missing or cannot be used, and ``strict`` is on.
@@ -83,7 +110,7 @@ class Block:
         from ld_deploy_hooks._handle import Deployment
         from ld_deploy_hooks._plan import Plan
 
-        for entry in reversed(entries()):
+        for entry in (*reversed(entries()), *announced_entries(self)):
             # A task that calls itself on every node's connection is one deployment, and asks nothing again.
             if entry.block is self and entry.call.is_like(call) and (again := self.join(entry, call)) is not None:
                 return again
@@ -96,9 +123,15 @@ class Block:
             plan.metadata.update({**metadata, **plan.metadata})
             return settings
 
-        plan = Plan(settle=settle, task=call.task, metadata=self._fields.fixed_metadata(), hosts=call.hosts)
+        plan = Plan(
+            settle=settle,
+            task=call.task,
+            metadata=self._fields.fixed_metadata(),
+            hosts=call.hosts,
+            autostart=self._autostart,
+        )
         deployment = Deployment(plan)
-        entry = Entry(self, call, deployment, joined=False)
+        entry = Entry(self, call, deployment, joined=False, frame=frame)
         if self._autostart:
             try:
                 deployment._run.start()
@@ -136,15 +169,17 @@ class Block:
         # Invoke deep-copies the tasks of a module's namespace, and with them the mark that says which block is theirs.
         return self
 
-    def _enter_here(self) -> Entry:
+    def _enter_here(self, frame: int) -> Entry:
         if self._success is not None:
             raise TypeError(
                 "success= judges what a function returns; in a `with` block call d.mark_failed('why') instead"
             )
-        return self.enter(Call(surroundings=surroundings_of(())))
+        return self.enter(Call(surroundings=surroundings_of(())), frame)
 
-    def _innermost(self) -> Entry | None:
-        mine = [entry for entry in entries() if entry in self.inside] or self.inside
+    def _innermost(self, frame: int) -> Entry | None:
+        """Return the entry to leave: that of the same `with` statement, else of this context, else the last."""
+        mine = [entry for entry in self.inside if entry.frame == frame]
+        mine = mine or [entry for entry in entries() if entry in self.inside] or self.inside
         return mine[-1] if mine else None
 
 

@@ -1,7 +1,8 @@
-"""The one lazy door up: to the room of the host (Invoke, Fabric) that this process runs in, if it runs in one.
+"""The lazy door up: to the room of the host (Invoke, Fabric) that this process runs in, if it runs in one.
 
 A task that is decorated inside a running host needs what only the host's room knows, and a room that imports Invoke may
-not be loaded for people who do not use it.
+not be loaded for people who do not use it. The other who comes through is `ld-deploy doctor`, when it has found a
+configuration file that only Invoke can read.
 """
 
 from __future__ import annotations
@@ -17,7 +18,15 @@ from ld_deploy_hooks._verdicts import Verdict
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["HostRoom", "Surroundings", "deployhooks_folder", "host_room", "surroundings_of"]
+__all__ = [
+    "ConfigurationFile",
+    "HostRoom",
+    "Surroundings",
+    "configuration_file",
+    "deployhooks_folder",
+    "host_room",
+    "surroundings_of",
+]
 
 
 # A named tuple, as a data class takes long to make: tasks are decorated for `--list` and `--help` too.
@@ -35,6 +44,18 @@ class Surroundings(NamedTuple):
     own: Mapping[str, Any] = MappingProxyType({})
     dry: bool = False
     context_given: bool = False
+
+
+class ConfigurationFile(NamedTuple):
+    """What a configuration file of a host says to us.
+
+    Attributes:
+        executor_class: what it names as ``tasks: executor_class:``.
+        section: what stands under ``ld_deploy_hooks:``.
+    """
+
+    executor_class: str | None
+    section: Mapping[str, Any]
 
 
 class HostRoom(Protocol):
@@ -57,6 +78,9 @@ class HostRoom(Protocol):
 
     def host_of(self, arguments: tuple[Any, ...]) -> str | None:
         """Return the host that a task called with ``arguments`` works on, if it is given a connection."""
+
+    def real_host_of(self, arguments: tuple[Any, ...]) -> str | None:
+        """Return what that host is called by its connection, which may be another name."""
 
     def verdict(self, error: BaseException) -> Verdict | None:
         """Return the verdict on an exception of the host; None for one that is not its own."""
@@ -83,6 +107,19 @@ def host_room() -> HostRoom | None:
     except Exception as error:
         _pass_over("Invoke", error)
     return None
+
+
+def configuration_file(path: Path) -> ConfigurationFile | str:
+    """Return what a yaml, yml or json file of Invoke's or Fabric's says to us; if it cannot be read, why."""
+    try:
+        from ld_deploy_hooks import invoke
+    except ImportError:
+        return "Invoke is not installed beside ld-deploy-hooks here"
+    try:
+        return invoke.read_file(path)
+    except Exception as error:
+        # Its parser's own, which nobody else can name; and what any YAML but a mapping brings about.
+        return f"it is no configuration ({type(error).__name__})"
 
 
 def _pass_over(host: str, error: Exception) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
@@ -25,6 +25,7 @@ __all__ = [
     "Bound",
     "Call",
     "Entry",
+    "announced_entries",
     "begun",
     "begun_async",
     "bind",
@@ -33,6 +34,7 @@ __all__ = [
     "leave",
     "outer",
     "take_bound",
+    "unbind",
 ]
 
 
@@ -102,8 +104,12 @@ class Call:
 class Entry:
     """One block that somebody is inside of: who opened a run, or who joined it."""
 
-    def __init__(self, block: Block, call: Call, deployment: Deployment, *, joined: bool) -> None:
+    def __init__(
+        self, block: Block, call: Call, deployment: Deployment, *, joined: bool, frame: int | None = None
+    ) -> None:
         self.block = block
+        # The id of the frame whose `with` statement it is.
+        self.frame = frame
         self.call = call
         self.deployment = deployment
         # The run that this entry opened, if it did; a pending one may find another open when it starts, and join it.
@@ -117,10 +123,7 @@ class Entry:
     def note_host(self, host: str, error: BaseException | None, *, failed: bool = False) -> None:
         """Note how a call on ``host`` fared: by the exception that left it, or by what its result means."""
         run = self.deployment._run
-        if failed or _verdict(error).failed:
-            run.host_failed(host, error)
-        else:
-            run.host_succeeded(host)
+        run.host_went(host, error, failed=failed or _verdict(error).failed)
 
     def leave(self, error: BaseException | None, *, failed: bool) -> Future[bool] | None:
         """Leave the block, once; the future is done when the end is durable.
@@ -142,18 +145,23 @@ class Bound:
 
     Attributes:
         entry: the executor's own.
+        host: how the host of the call is told; None without one.
         failed: set when the task's ``success`` says that its result means failure.
+        taken: set when the task's body has been entered.
     """
 
-    def __init__(self, entry: Entry) -> None:
+    def __init__(self, entry: Entry, host: str | None) -> None:
         self.entry = entry
+        self.host = host
         self.failed = False
+        self.taken = False
 
 
 # An entry is taken out, never reset by its token: ``async with`` in a fixture leaves in another context than it
 # entered, and what was copied into a thread or task stays there.
 _entries: ContextVar[tuple[Entry, ...]] = ContextVar("ld_deploy_hooks_entries", default=())
 _bound: ContextVar[tuple[Bound, ...]] = ContextVar("ld_deploy_hooks_bound", default=())
+_announced: list[Bound] = []
 
 
 def entries() -> tuple[Entry, ...]:
@@ -161,18 +169,37 @@ def entries() -> tuple[Entry, ...]:
     return tuple(entry for entry in _entries.get() if entry.deployment._run.is_open)
 
 
-def bind(*bound: Bound) -> None:
+def bind(bound: Sequence[Bound]) -> None:
     """Say which call comes next: the task's own blocks then take part in it without asking their fields again."""
-    _bound.set(bound)
+    _announced.extend(bound)
+    _bound.set(tuple(bound))
+
+
+def unbind(bound: Sequence[Bound]) -> None:
+    """Say that a call which was announced is over."""
+    for one in bound:
+        _announced.remove(one)
 
 
 def take_bound(block: Block) -> Bound | None:
     """Return the call that was announced if it is one of ``block``, once."""
-    announced = _bound.get()
-    bound = next((one for one in announced if one.entry.block is block), None)
-    if bound is not None:
-        _bound.set(tuple(one for one in announced if one is not bound))
-    return bound
+    for one in _announced_for(block):
+        if not one.taken:
+            one.taken = True
+            return one
+    return None
+
+
+def announced_entries(block: Block) -> list[Entry]:
+    """Return the executor's entries of the calls that are going on, as far as they are calls of ``block``."""
+    return [one.entry for one in _announced_for(block)]
+
+
+def _announced_for(block: Block) -> list[Bound]:
+    # This context's own first: several executors may be at work side by side. But a decorator of the user's may run the
+    # body in a thread, or in a context, that knows nothing of this one.
+    found = dict.fromkeys((*_bound.get(), *reversed(_announced)))
+    return [one for one in found if one in _announced and one.entry.block is block]
 
 
 def begun(entry: Entry) -> Deployment:

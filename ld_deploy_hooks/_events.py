@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -102,17 +102,20 @@ class Events:
         }
         return self.make(EventType.FAILED if verdict.failed else EventType.FINISHED, at, ours=ours, **more)
 
-    def record(self, verdict: Verdict, *, metadata: Mapping[str, Any], **more: Any) -> DeploymentRecord:
+    def record(
+        self, verdict: Verdict, *, metadata: Mapping[str, Any], hosts: Iterable[str] = (), **more: Any
+    ) -> DeploymentRecord:
         """Return the run as hooks see it."""
         return DeploymentRecord(
             identity=self.identity,
             metadata={**self.added, **self.clean(metadata)},
-            task=self.task,
+            task=self.clean(self.task),
             application_name=self.clean(self.settings.application_name),
             version_name=self.clean(self.settings.version_name),
             reason=verdict.reason,
             detail=self.clean(verdict.detail),
-            error_type=verdict.error,
+            error_type=self.clean(verdict.error),
+            hosts=tuple(self.clean(list(hosts))),
             **more,
         )
 

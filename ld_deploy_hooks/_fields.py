@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import inspect
 from collections.abc import Callable, Mapping
@@ -61,7 +62,12 @@ class Fields:
 
     def fixed_metadata(self) -> dict[str, Any]:
         """Return a new dict with the metadata that need not be asked for."""
-        return {} if callable(self._metadata) else _read("metadata", self._metadata, [])
+        fixed = {} if callable(self._metadata) else _read("metadata", self._metadata, [])
+        try:
+            return copy.deepcopy(fixed)
+        except Exception:
+            # What cannot be copied is told as its type's name.
+            return fixed
 
     def settle(
         self,
@@ -85,6 +91,7 @@ class Fields:
         Raises:
             SettingsError: a fault, and ``strict`` is on.
         """
+        from ld_deploy_hooks._reporter import plugins_defaults
         from ld_deploy_hooks._settings import require, resolve
 
         recording = current_recording()
@@ -110,7 +117,7 @@ class Fields:
             arguments,
             outer=_inherited(arguments, outer, surroundings.own),
             host=host,
-            defaults=_plugins_defaults,
+            defaults=plugins_defaults,
             recording=recording,
         )
         for name, line in faults:
@@ -121,14 +128,6 @@ class Fields:
             say_once(line)
         _say(settings)
         return settings, metadata, event_metadata
-
-
-def _plugins_defaults(so_far: Settings) -> list[tuple[str, Mapping[str, Any]]]:
-    from ld_deploy_hooks._reporter import plugins_for
-    from ld_deploy_hooks.hookspecs import SettingsView
-
-    view = {field.name: getattr(so_far, field.name) for field in dataclasses.fields(SettingsView)}
-    return plugins_for(so_far).provide_defaults(SettingsView(**view))
 
 
 def _is_clear(name: str, value: object) -> bool:

@@ -17,6 +17,15 @@ class Hosts:
     def __init__(self) -> None:
         self._outstanding: dict[str, int] = {}
         self._failed: set[str] = set()
+        self._also: dict[str, str] = {}
+
+    def also(self, host: str, name: str) -> None:
+        """Note that ``host`` is called ``name``, too: the SSH configuration may make another one of what was given."""
+        self._also[name] = host
+
+    def named(self, name: str) -> str:
+        """Return the host that is called ``name``."""
+        return name if name in self._outstanding else self._also.get(name, name)
 
     def plan(self, host: str) -> None:
         """Note that the deployment goes to ``host``; once more for every time that it does."""

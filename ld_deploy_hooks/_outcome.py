@@ -29,6 +29,7 @@ class Outcome:
         self._opener: Way | None = None
         self._joiner: Way | None = None
         self._failed_host: tuple[str | None, str | None] = (None, None)
+        self._said_failed: set[str] = set()
 
     def opener_left(self, verdict: Verdict, error: BaseException | None) -> None:
         """Note how the opener left: that is the verdict."""
@@ -43,14 +44,33 @@ class Outcome:
         """Let the run fail, whatever else happens; the first mark counts."""
         self._mark = self._mark or verdict
 
+    def host_went(self, host: str, error: BaseException | None, *, failed: bool) -> None:
+        """Note how a call on ``host`` fared; what the user said of the host stands."""
+        if failed:
+            self._host_failed(host, error)
+        elif host in self._said_failed:
+            self.hosts.failed(host)
+        else:
+            self._host_succeeded(host)
+
     def host_succeeded(self, host: str) -> None:
-        """Note that ``host`` went well, at last."""
+        """Note that the user says that ``host`` went well, at last."""
+        host = self.hosts.named(host)
+        self._said_failed.discard(host)
+        self._host_succeeded(host)
+
+    def host_failed(self, host: str, error: BaseException | None) -> None:
+        """Note that the user says that ``host`` did not go well."""
+        host = self.hosts.named(host)
+        self._said_failed.add(host)
+        self._host_failed(host, error)
+
+    def _host_succeeded(self, host: str) -> None:
         self.hosts.succeeded(host)
         if self._failed_host[0] == host:
             self._failed_host = (None, None)
 
-    def host_failed(self, host: str, error: BaseException | None) -> None:
-        """Note that ``host`` did not go well."""
+    def _host_failed(self, host: str, error: BaseException | None) -> None:
         self.hosts.failed(host)
         self._failed_host = (host, type(error).__name__ if error is not None else None)
 

@@ -21,6 +21,7 @@ class Plan:
         metadata: the user's deploymentMetadata, live until the end.
         event_metadata: the user's eventMetadata of the started event.
         hosts: the hosts that it is going to, as far as they are known.
+        autostart: whether it starts as soon as it is there.
     """
 
     settle: Callable[[], Settings]
@@ -28,3 +29,4 @@ class Plan:
     metadata: dict[str, Any] = field(default_factory=dict)
     event_metadata: dict[str, Any] = field(default_factory=dict)
     hosts: tuple[str, ...] = ()
+    autostart: bool = True

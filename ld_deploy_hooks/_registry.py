@@ -25,7 +25,13 @@ _SIGNAL = 2.0
 
 
 class Present(Protocol):
-    """What the registry needs of a run."""
+    """What the registry needs of a run.
+
+    Attributes:
+        settling: whether it is about to start, and may yet turn out to be one that is open already.
+    """
+
+    settling: bool
 
     def cancel(self, number: int) -> tuple[Any, Future[bool]] | None:
         """Have the end told of a run that a signal kills; return the recorder and when it is durable."""
@@ -64,7 +70,8 @@ class Registry(Generic[R]):
     def only(self) -> R | None:
         """Return the only run that is open or pending; None when there is none, or more than one."""
         with self.lock:
-            return self.present[0] if len(self.present) == 1 else None
+            settled = [run for run in self.present if not run.settling]
+            return settled[0] if len(settled) == 1 else None
 
     def remove(self, run: R, key: tuple[str, Identity] | None) -> None:
         """Forget a run that is over."""

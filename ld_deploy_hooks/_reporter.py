@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import dataclasses
 import os
 import sys
 import threading
@@ -35,6 +36,7 @@ __all__ = [
     "end_all",
     "flush_all",
     "lines_left",
+    "plugins_defaults",
     "plugins_for",
     "reporter_for",
     "reporter_of",
@@ -90,6 +92,14 @@ def plugins_for(settings: Settings) -> Plugins:
 
             _plugins[key] = Plugins.load(names=key[0], autoload=key[1], directory=directory)
         return _plugins[key]
+
+
+def plugins_defaults(so_far: Settings) -> list[tuple[str, Mapping[str, Any]]]:
+    """Return what plugins provide for settings that nobody has set, by plugin, the one that wins first."""
+    from ld_deploy_hooks.hookspecs import SettingsView
+
+    view = {field.name: getattr(so_far, field.name) for field in dataclasses.fields(SettingsView)}
+    return plugins_for(so_far).provide_defaults(SettingsView(**view))
 
 
 def close_plugins_of(recording: Recording) -> None:

@@ -47,6 +47,8 @@ class Run:
         self.durable: Future[None] = Future()
         # The object that deploy code holds; whoever joins gets the same.
         self.handle: Any = None
+        # Whether it is about to start: it may turn out to be one that is open already, and counts for nobody.
+        self.settling = plan.autostart
         # Thread and asyncio task of who opened it.
         self.opened_in: tuple[int, Any] | None = None
         # The run of the same identity that was open already when this one started.
@@ -84,7 +86,7 @@ class Run:
             if self.state != "pending" or not self.is_ours:
                 return
             if self._inside:
-                self.state = "started"
+                self.state, self.settling = "started", True
         if not self._inside:
             say_once("A deployment was not started: its block had been left already. Call start() inside the block.")
             return
@@ -96,6 +98,7 @@ class Run:
         except Exception as error:
             internal_fault("Starting a deployment", error)
         finally:
+            self.settling = False
             if recorded is None:
                 self.durable.set_result(None)
             else:
@@ -148,6 +151,7 @@ class Run:
                 other = _runs.open.get(key)
                 if other is None:
                     _runs.open[key] = self
+                    self.settling = False
                     return True
                 if other._inside:
                     self._merge_into(other)
@@ -278,6 +282,16 @@ class Run:
             self._over.set()
             _runs.remove(self, self._key)
         return None
+
+    def host_went(self, host: str, error: BaseException | None, *, failed: bool) -> None:
+        """Note how a call on ``host`` fared."""
+        with _runs.lock:
+            self.outcome.host_went(host, error, failed=failed)
+
+    def host_is_also(self, host: str, name: str) -> None:
+        """Note another name of ``host``, which the user may call it by."""
+        with _runs.lock:
+            self.outcome.hosts.also(host, name)
 
     def host_succeeded(self, host: str) -> None:
         """Note that ``host`` went well."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal
 
-from ld_deploy_hooks._deployment import Block, Bound, Call, Entry, begun, bind, leave
+from ld_deploy_hooks._deployment import Block, Bound, Call, Entry, begun, bind, leave, unbind
 from ld_deploy_hooks._errors import SettingsError
 from ld_deploy_hooks._log import internal_fault
 from ld_deploy_hooks._waiting import wait
@@ -106,14 +106,14 @@ class Steps:
                 self._open.append(group)
                 group.open()
         self._host = step.host
-        self._bound = [Bound(group.entry) for group in step.own if group.entry is not None]
-        bind(*self._bound)
+        self._bound = [Bound(group.entry, step.host) for group in step.own if group.entry is not None]
+        bind(self._bound)
 
     def _done(self, error: BaseException | None) -> None:
         """Note how the last step fared."""
-        bind()
         host, bound = self._host, self._bound
         self._host, self._bound = None, []
+        unbind(bound)
         if host is not None:
             for one in bound:
                 one.entry.note_host(host, error, failed=one.failed)

@@ -38,6 +38,7 @@ __all__ = [
     "install",
     "is_task",
     "notice_missing_executor",
+    "real_host_of",
     "surroundings",
     "verdict",
     "wrap_task",
@@ -77,6 +78,13 @@ def host_of(arguments: tuple[Any, ...]) -> str | None:
     """Return the host that a task called with ``arguments`` works on; None without a connection."""
     if arguments and isinstance(arguments[0], fabric.Connection):
         return connection_labels([arguments[0]])[0]
+    return None
+
+
+def real_host_of(arguments: tuple[Any, ...]) -> str | None:
+    """Return what the connection among ``arguments`` calls its host; None without a connection."""
+    if arguments and isinstance(arguments[0], fabric.Connection):
+        return str(arguments[0].host)
     return None
 
 

@@ -103,6 +103,10 @@ class Running:
             time.sleep(0.005)
         return self
 
+    def so_far(self) -> str:
+        """Return what is on its stdout by now."""
+        return self._stdout.read_text()
+
     def send(self, number: int) -> Running:
         self._signalled = time.monotonic()
         os.kill(self.process.pid, number)

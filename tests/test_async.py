@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import sqlite3
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 from told import Told, told_fixture  # noqa: F401
@@ -36,6 +38,58 @@ def test_a_coroutine_function_is_one_when_decorated(told: Told) -> None:
     started, finished = told.events()
     assert (started["version"], started["eventMetadata"]["task"]) == ("v1", "deploy")
     assert finished["eventType"] == "finished"
+
+
+def test_a_coroutine_function_below_a_plain_decorator_ends_when_it_was_awaited(told: Told) -> None:
+    def logged(function: Any) -> Any:
+        @functools.wraps(function)
+        def wrapper(*args: Any) -> Any:
+            return function(*args)
+
+        return wrapper
+
+    error = ValueError()
+
+    @deployment("billing")
+    @logged
+    async def deploy(fails: bool) -> str:
+        d = current_deployment()
+        assert d is not None
+        await asyncio.sleep(0.01)
+        assert d.state == "started"
+        if fails:
+            raise error
+        return "done"
+
+    assert asyncio.run(deploy(False)) == "done"
+    assert told.kinds() == ["started", "finished"]
+    with pytest.raises(ValueError) as caught:  # noqa: PT011
+        asyncio.run(deploy(True))
+    assert caught.value is error
+    assert told.kinds() == ["started", "finished", "started", "failed"]
+
+
+def test_one_block_in_two_fixtures_is_two_deployments_that_end_as_they_do(told: Told) -> None:
+    block = deployment(application_key=lambda: next(keys))
+    keys = iter(["a", "b"])
+
+    async def fixture() -> AsyncIterator[None]:
+        async with block:
+            yield
+
+    async def main() -> None:
+        first, second = fixture(), fixture()
+        # Each step in a task of its own, as pytest's plugins for asyncio do it.
+        for one in (first, second):
+            await asyncio.create_task(one.__anext__())
+        with pytest.raises(ValueError):  # noqa: PT011
+            await asyncio.create_task(first.athrow(ValueError()))
+        with pytest.raises(StopAsyncIteration):
+            await asyncio.create_task(second.__anext__())
+
+    asyncio.run(main())
+    ends = {event["applicationKey"]: event["eventType"] for event in told.events()[2:]}
+    assert ends == {"a": "failed", "b": "finished"}
 
 
 def test_a_coroutine_that_raises_failed(told: Told) -> None:

@@ -148,6 +148,15 @@ def test_beside_an_installed_program_there_is_none(project: Project, tmp_path: P
         assert loaded(project.run("sh", "-c", str(path), PYTHONPATH=os.pathsep.join(filter(None, site)))) is None
 
 
+def test_a_main_module_that_looks_like_nothing_known_is_said_and_the_deploy_is_told(project: Project) -> None:
+    project.write(deploy_py=f"import sys\nsys.modules['__main__'].__spec__ = 'odd'\n{DEPLOY}")
+    done = project.run("python", "deploy.py")
+    assert done.status == 0
+    assert [event.split()[0] for event in done.told] == ["started", "finished"]
+    (line,) = done.err.splitlines()
+    assert line.startswith("Looking for deployhooks.py failed with AttributeError")
+
+
 def test_ld_deploy_has_none(project: Project) -> None:
     project.write(deployhooks_py="print('loaded')", deploy_py=DEPLOY)
     # Nobody can send without a token: there is something left to do.
@@ -252,22 +261,23 @@ def test_every_folder_of_tasks_in_one_process_has_its_own(project: Project, tmp_
 
 
 def test_flush_inside_a_task_goes_by_the_host_s_configuration(project: Project) -> None:
+    project.write(deploy_py=DEPLOY)
+    assert project.run("python", "deploy.py", LD_ACCESS_TOKEN="").told == []
     project.write(
         tasks_py="""
             from invoke import task
-            from ld_deploy_hooks import deployment, flush
+            from ld_deploy_hooks import flush
 
             @task
-            def deploy(c):
-                with deployment("web", version="1"):
-                    pass
+            def send(c):
                 print(flush(20))
             """,
-        invoke_yaml=f"ld_deploy_hooks: {{access_token: {project.env({})['LD_ACCESS_TOKEN']}, plugins: 'no:git'}}",
+        invoke_yaml=f"ld_deploy_hooks: {{access_token: {project.env({})['LD_ACCESS_TOKEN']}}}",
     )
-    # Without the token of the file it would have nothing to send with.
-    done = project.run("inv", "deploy", LD_ACCESS_TOKEN="", LD_DEPLOY_PLUGINS="")
-    assert done.out == "True\n", done.err
+    done = project.run("inv", "--dry", "send", LD_ACCESS_TOKEN="")
+    assert (done.out, done.told) == ("True\n", [])
+    done = project.run("inv", "send", LD_ACCESS_TOKEN="")
+    assert (done.out, [event.split()[0] for event in done.told]) == ("True\n", ["started", "finished"])
 
 
 # -- whose it is ------------------------------------------------------------------------------------------------------

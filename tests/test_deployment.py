@@ -27,6 +27,19 @@ def test_a_block_tells_its_start_and_its_end(told: Told) -> None:
     assert finished["eventMetadata"]["durationMs"] == d.ended_at - d.started_at
 
 
+def test_what_a_run_puts_into_its_metadata_stays_with_it(told: Told) -> None:
+    @deployment("billing", metadata={"steps": []})
+    def deploy() -> None:
+        d = current_deployment()
+        assert d is not None
+        assert d.metadata["steps"] == []
+        d.metadata["steps"].append("migrated")
+
+    deploy()
+    deploy()
+    assert [event["deploymentMetadata"] for event in told.events()] == [{"steps": []}, {"steps": ["migrated"]}] * 2
+
+
 def test_a_block_that_raises_failed_and_the_exception_is_the_same(told: Told) -> None:
     cause, context = KeyError("cause"), OSError("context")
     error = ValueError("secret text")

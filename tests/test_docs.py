@@ -33,6 +33,7 @@ README = ROOT / "README.md"
 DELIVERY = ROOT / "docs" / "delivery.md"
 USERS = [README, *sorted((ROOT / "docs").glob("*.md"))]
 ALL = [*USERS, *sorted((ROOT / "examples").rglob("*.md")), *sorted((ROOT / "benchmarks").glob("*.md"))]
+CLI = ROOT / "docs" / "cli.md"
 FAULTS = ROOT / "benchmarks" / "faults.py"
 TOKEN = "api-token-of-the-docs"
 FRAGMENT = "<!-- fragment -->"
@@ -255,7 +256,7 @@ def test_tests_pass_and_tell_nobody(block: Block, run: Run, folder: Path, launch
 
 
 def test_every_block_says_what_it_is() -> None:
-    known = {"console", "groovy", "json", "python", "sh", "text", "toml", "yaml"}
+    known = {"text", "console", "groovy", "json", "python", "sh", "toml", "yaml"}
     assert {block.language for block in BLOCKS} <= known
     for block in BLOCKS:
         if block.language == "json":
@@ -264,7 +265,7 @@ def test_every_block_says_what_it_is() -> None:
 
 def is_checked(block: Block) -> bool:
     """Whether a test runs a block, or compares it with what is so; the README's commands are run by `.ci/run`."""
-    if block.language in ("python", "console", "json") or name_of(block.text):
+    if block.language in ("python", "console", "json") or block.file == CLI or name_of(block.text):
         return True
     recipe = any(mark in block.text for mark in ("executor_class", "runs-on", "after_script:", "post {"))
     return recipe or (block.language == "sh" and block.file == README and ".venv" in block.text)
@@ -393,6 +394,22 @@ def test_commands_are_used_as_their_help_says(
     _, *rows = tables_of(DELIVERY)["command"]
     documented = {row[0].strip("`") for row in rows}
     assert documented == {usage(capsys, command) for command in ("flush", "status", "retry")}
+
+
+def help_of(capsys: pytest.CaptureFixture[str], *command: str) -> str:
+    """Return the help of `ld-deploy`, or of one of its commands, in one line: how it is wrapped differs by Python."""
+    with pytest.raises(SystemExit, match=r"^0$"):
+        main([*command, "--help"])
+    return " ".join(capsys.readouterr().out.split())
+
+
+def test_the_help_is_the_one_that_is_shown(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    whole, *each = (" ".join(block.text.split()) for block in BLOCKS if block.file == CLI)
+    commands = re.findall(r"(?m)^## (\w+)$", CLI.read_text(encoding="utf-8"))
+    assert whole == help_of(capsys)
+    assert dict(zip(commands, each, strict=True)) == {command: help_of(capsys, command) for command in commands}
+    assert commands == re.findall(r"(?m)^    (\w+) ", next(blocks_of(CLI)).text)
 
 
 @pytest.mark.parametrize("file", USERS, ids=lambda file: file.name)

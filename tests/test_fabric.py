@@ -112,6 +112,13 @@ FABFILE = """
         if c.original_host == "web3":
             c.run("exit 9")
 
+    @task
+    @deployment("web", version="1")
+    def said(c):
+        if c.original_host == "web2":
+            # The SSH configuration makes an address of every name.
+            current_deployment().host_failed(c.host)
+
     @task(name="self_calling")
     @deployment("web", version=lambda c: str(id(c)) if c.__class__.__name__ == "Connection" else "1")
     def itself(c):
@@ -323,6 +330,14 @@ ABC = "hosts=web1,web2,web3"
                 "started web 1 task=as-function",
                 "failed web 1 task=as-function reason=error error=UnexpectedExit exitCode=9 host=web3 "
                 f"{ABC} ok=web1,web2 failed=web3 pending=",
+            ],
+        ),
+        (
+            "-H web1,web2,web3 said",
+            0,
+            [
+                f"started web 1 task=said {ABC}",
+                f"finished web 1 task=said {ABC} ok=web1,web3 failed=web2 pending=",
             ],
         ),
         (

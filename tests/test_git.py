@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -65,6 +67,19 @@ def test_the_commit_is_the_version_and_the_remote_names_the_application(reposito
     assert known is not None
     assert (known["commit"], known["branch"]) == (sha, "main")
     assert _metadata() == {"commit": sha, "branch": "main", "dirty": False}
+
+
+@pytest.mark.parametrize(
+    ("given", "asked"), [("version", "application_key"), ("application_key", "version")], ids=lambda name: name
+)
+def test_git_is_asked_for_what_is_missing_alone(given: str, asked: str, repository: Path) -> None:
+    everything = {"version": _git(repository, "rev-parse", "HEAD"), "application_key": "web"}
+    assert git.ld_deploy_provide_defaults(resolve({given: "1"})) == {asked: everything[asked]}
+    assert _metadata()["dirty"] is False
+
+
+def test_an_end_of_a_deployment_that_it_has_not_seen_start_stays_as_it_is(repository: Path) -> None:
+    assert git.ld_deploy_modify_event(_event(EventType.FAILED)) is None
 
 
 def test_a_tag_on_the_commit_goes_before_its_sha(repository: Path) -> None:
@@ -156,6 +171,38 @@ def slow_git(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     (folder / "slow").touch()
     yield folder
     (folder / "slow").unlink(missing_ok=True)
+
+
+def test_git_is_called_no_more_often_than_it_must(
+    repository: Path, slow_git: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (slow_git / "slow").unlink()
+    monkeypatch.setenv("PATH", str(slow_git), prepend=os.pathsep)
+    assert _metadata()["dirty"] is False
+    asked = [re.findall("rev-list|status|config --get", line) for line in (slow_git / "asked").read_text().splitlines()]
+    assert sorted(asked) == [["config --get"], ["rev-list"], ["status"]]
+
+
+def test_an_end_waits_a_moment_for_git_and_no_longer(
+    repository: Path, slow_git: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(slow_git), prepend=os.pathsep)
+    git.ld_deploy_provide_defaults(resolve({"version": "1", "application_key": "web"}))
+    git.ld_deploy_add_metadata(RECORD)
+    begun = time.monotonic()
+    ended = git.ld_deploy_modify_event(_event(EventType.FINISHED))
+    assert 0.09 <= time.monotonic() - begun < 1.5
+    assert ended is not None
+    assert ended.deployment_metadata == {}
+
+
+def test_what_was_asked_for_a_deployment_that_never_came_is_not_told_of_another(
+    repository: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    git.ld_deploy_provide_defaults(resolve())
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    git.ld_deploy_provide_defaults(resolve({"version": "1", "application_key": "web"}))
+    assert git.ld_deploy_add_metadata(RECORD) is None
 
 
 SLOW_DEPLOY = """

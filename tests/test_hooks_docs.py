@@ -125,8 +125,8 @@ def test_every_attribute_of_a_record_is_in_its_table_with_its_type_and_unit(name
 
 def test_plugins_are_called_in_the_order_that_is_named() -> None:
     names = [plugin.name for plugin in Plugins.load(autoload=False).plugins()]
-    (said,) = re.findall(r"(?s)then `(\w+)`,\s*`(\w+)` and `(\w+)`\. `@hookimpl", TEXT)
-    assert list(said) == names == ["ci", "git", "console"]
+    (said,) = re.findall(r"(?s)then entry points by name, then (.*?)\. `@hookimpl", TEXT)
+    assert re.findall(r"`(\w+)`", said) == names
     (table,) = re.findall(r"(?s)\| plugin \| what it does \|\n\|[- |]+\|\n(.*?)\n\n", TEXT)
     assert re.findall(r"(?m)^\| `(\w+)` \|", table) == names
 

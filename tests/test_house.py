@@ -81,8 +81,9 @@ FLOORS = {
     "__init__": 7,
 }
 
-# The one way up, by function: a task that is decorated inside a running host needs that host's room.
-DOORS_UP = {("_door", "host_room"): {"invoke", "fabric"}}
+# The ways up, by function: a task that is decorated inside a running host needs that host's room, and only Invoke can
+# read a configuration file of Invoke's or Fabric's.
+DOORS_UP = {("_door", "host_room"): {"invoke", "fabric"}, ("_door", "configuration_file"): {"invoke"}}
 
 # What comes from outside lives in one room each.
 LIBRARIES = {

@@ -643,6 +643,56 @@ def test_what_sends_nothing_and_does_no_work(project: Project, line: str, env: d
     assert (ran.told, project.server.requests, project.outbox.exists()) == ([], [], False)
 
 
+def test_a_program_that_is_registered_nowhere_runs_dry(project: Project) -> None:
+    project.write(
+        tasks_py="""
+        from concurrent.futures import ThreadPoolExecutor
+        from invoke import task
+        from ld_deploy_hooks import deployment
+
+        def step():
+            with deployment("web", version="1"):
+                print("there")
+
+        @task
+        def deploy(c):
+            step()
+            with ThreadPoolExecutor(1) as pool:
+                pool.submit(step).result()
+        """,
+        tool_py="""
+        from invoke import Collection, Program
+        import tasks
+        Program(namespace=Collection.from_module(tasks)).run()
+        """,
+    )
+    dry = project.run("python", "tool.py", "--dry", "deploy")
+    assert (dry.status, dry.out, dry.err, dry.told) == (0, "there\nthere\n", "", [])
+    assert project.run("python", "tool.py", "deploy").told == ["started web 1", "finished web 1"] * 2
+
+
+def test_a_dry_run_that_is_over_keeps_nothing_dry(project: Project) -> None:
+    project.write(
+        tasks_py="""
+        from invoke import task
+
+        @task
+        def plain(c):
+            print("plain")
+        """,
+        run_py="""
+        from invoke.main import program
+        from ld_deploy_hooks import deployment
+        program.run("inv --dry plain", exit=False)
+        with deployment("web", version="1"):
+            print("there")
+        """,
+    )
+    ran = project.run("python", "run.py")
+    assert (ran.status, ran.out, ran.err) == (0, "plain\nthere\n", "")
+    assert ran.told == ["started web 1", "finished web 1"]
+
+
 def test_fabric_is_not_needed(project: Project) -> None:
     project.write(
         tasks_py=GROUPED,

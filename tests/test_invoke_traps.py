@@ -28,7 +28,8 @@ def project(tmp_path: Path, child_env: dict[str, str]) -> Iterator[Project]:
 
 
 TASKS = """
-    import functools, threading
+    import contextvars, functools, threading
+    from concurrent.futures import ThreadPoolExecutor
     from invoke import Collection, Context, call, task
     from invoke.executor import Executor
     from ld_deploy_hooks import deployment
@@ -70,6 +71,35 @@ TASKS = """
     @deployment("second", version="1")
     def second(c):
         print("second")
+
+    # What runs the body in a thread, or in a context, that knows nothing of the executor's.
+    def timed(function):
+        @functools.wraps(function)
+        def wrapper(*args):
+            with ThreadPoolExecutor(1) as pool:
+                return pool.submit(function, *args).result()
+        return wrapper
+
+    def twice(function):
+        @functools.wraps(function)
+        def wrapper(*args):
+            for _ in range(2):
+                contextvars.Context().run(function, *args)
+        return wrapper
+
+    versions = iter(range(10))
+
+    @task(pre=[call(build, "pre")])
+    @timed
+    @deployment("timed", version=lambda c: f"v{next(versions)}")
+    def in_thread(c):
+        print("in a thread")
+
+    @task
+    @twice
+    @deployment("twice", version=lambda c: f"v{next(versions)}")
+    def in_context(c):
+        print("in a context")
 
     # Decorators of their own: over and under, with functools.wraps and without.
     def theirs(function):
@@ -178,7 +208,8 @@ TASKS = """
     configured = Collection("sub", with_config)
     configured.configure({"ld_deploy_hooks": {"application_key": "sub", "version": "4"}})
     ns = Collection(
-        first, second, over, under, carelessly, nested, plain, threads, seven, caught, helpful, with_pre_deployments,
+        first, second, in_thread, in_context, over, under, carelessly, nested, plain, threads, seven, caught, helpful,
+        with_pre_deployments,
         default, configured,
         web=Collection(web_deploy, web_up), api=Collection(api_deploy, api_up),
     )
@@ -196,6 +227,8 @@ def both(key: str, task: str, version: str = "1") -> list[str]:
         ("web.up api.up", [*both("api", "api.up"), *both("web", "web.up")]),
         ("first second", [*both("first", "first"), *both("second", "second")]),
         ("--no-dedupe first second", [*both("first", "first"), *both("second", "second")]),
+        ("in-thread", both("timed", "in-thread", "v0")),
+        ("in-context", both("twice", "in-context", "v0")),
         ("over", both("over", "over")),
         ("under", both("under", "under")),
         # It hides the mark from the executor: the deployment is the body, and nothing else.

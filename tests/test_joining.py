@@ -53,6 +53,20 @@ def test_nested_blocks_of_one_identity_are_one(told: Told) -> None:
     assert told.kinds() == ["started", "finished"]
 
 
+@pytest.mark.parametrize("fields", [{}, {"application_key": "billing"}, {"application_key": "billing", "version": "b"}])
+def test_threads_that_join_at_once_see_the_one_that_is_open(told: Told, fields: dict[str, str]) -> None:
+    def join(_: int) -> set[bool]:
+        seen = {current_deployment() is outer}
+        with deployment(**fields) as d:
+            seen.add(d is outer)
+        return seen | {current_deployment() is outer}
+
+    with deployment("billing", version="b") as outer, ThreadPoolExecutor(8) as pool:
+        seen = set().union(*pool.map(join, range(40)))
+    assert seen == {True}
+    assert told.kinds() == ["started", "finished"]
+
+
 @pytest.mark.parametrize(
     "other", [{"version": "b"}, {"application_key": "web"}, {"environment_key": "test"}, {"project_key": "p"}]
 )

@@ -17,8 +17,8 @@ from ld_deploy_hooks.testing import FakeLaunchDarkly
 
 ROOT = Path(__file__).resolve().parent.parent
 PLUGIN = ("-p", "ld_deploy_hooks.pytest_plugin")
-# The hosts leave pipes open.
-LEAKY = ("-W", "ignore::ResourceWarning", "-W", "ignore::pytest.PytestUnraisableExceptionWarning")
+# The hosts leave pipes open, and import what is deprecated.
+HOSTS = ("-W", "ignore")
 
 DEPLOY = """
 import os
@@ -419,8 +419,14 @@ class TestUses:
 @real
 def test_both(fake_launchdarkly, deployment_events):
     deploy()
+
+def test_waits_for_what_nobody_sends(fake_launchdarkly):
+    deploy()
+    fake_launchdarkly.wait_for(timeout=0.1)
 """
-    assert session.run(tests) == {"passed": 1, "errors": 2}
+    assert session.run(tests) == {"failed": 1, "passed": 1, "errors": 2}
+    hint = "The deployments of this test are not told to fake_launchdarkly without @pytest.mark.real_deployment_events."
+    assert session.output.count(hint) == 1
     assert "@pytest.mark.real_deployment_events needs the fixture fake_launchdarkly" in session.output
     assert "deployment_events records in place of sending" in session.output
 
@@ -597,7 +603,7 @@ def test_with_a_task_file_of_invoke(session: Session) -> None:
         tasks.deploy(MockContext(run=Result("ok")), tag="v3")
         assert deployment_events.one("finished").version == "v3"
     """
-    assert session.run(tests, *LEAKY) == {"passed": 7}
+    assert session.run(tests, *HOSTS) == {"passed": 7}
 
 
 @pytest.mark.skipif(importlib.util.find_spec("fabric") is None, reason="Fabric is not installed")
@@ -644,4 +650,4 @@ def test_beside_fabrics_own_fixtures(session: Session) -> None:
         remote.expect(host="web1", cmd="whoami")
         fabfile.deploy(Connection("web1"))
     """
-    assert session.run(tests, *LEAKY) == {"passed": 4}
+    assert session.run(tests, *HOSTS) == {"passed": 4}

@@ -5,13 +5,23 @@ from __future__ import annotations
 import json
 import logging
 import re
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from told import TOKEN, Told, told_fixture  # noqa: F401
 
-from ld_deploy_hooks import DeploymentEvent, DeploymentRecord, DropEvent, deployment, hookimpl
+from ld_deploy_hooks import (
+    DeploymentEvent,
+    DeploymentRecord,
+    DropEvent,
+    current_deployment,
+    deployment,
+    flush,
+    hookimpl,
+)
 
 UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
@@ -178,6 +188,35 @@ def test_the_token_travels_nowhere(told: Told, caplog: pytest.LogCaptureFixture)
     assert TOKEN not in caplog.text
     folder = told.outbox.parent
     assert all(TOKEN.encode() not in path.read_bytes() for path in folder.iterdir() if path.is_file())
+
+
+def test_hooks_do_not_see_the_token_either(told: Told, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "looking.py").write_text(
+        "from ld_deploy_hooks import hookimpl\n"
+        "seen = []\n"
+        "@hookimpl\n"
+        "def ld_deploy_started(deployment): seen.append(deployment)\n"
+        "@hookimpl\n"
+        "def ld_deploy_failed(deployment, error): seen.append(deployment)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("LD_DEPLOY_PLUGINS", "looking,no:console")
+    error = type(f"E-{TOKEN}", (Exception,), {})()
+
+    def deploy() -> None:
+        d = current_deployment()
+        assert d is not None
+        d.host_failed(f"host-{TOKEN}")
+        raise error
+
+    deploy.__name__ = f"deploy-{TOKEN}"
+    with pytest.raises(type(error)):
+        deployment("billing")(deploy)()
+    flush()
+    started, failed = sys.modules.pop("looking").seen
+    assert (started.task, failed.task) == ("deploy-[redacted]", "deploy-[redacted]")
+    assert (failed.error_type, failed.hosts) == ("E-[redacted]", ("host-[redacted]",))
+    assert TOKEN not in repr(failed)
 
 
 # -- hosts ------------------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ requests is imported at the first request, which takes a quarter of a second: ne
 
 from __future__ import annotations
 
-from ld_deploy_hooks._launchdarkly._answers import Answer, Outcome
+from ld_deploy_hooks._launchdarkly._answers import Answer, Outcome, outcome_of
 from ld_deploy_hooks._launchdarkly._client import Client, LaunchDarklyError
 
-__all__ = ["Answer", "Client", "LaunchDarklyError", "Outcome"]
+__all__ = ["Answer", "Client", "LaunchDarklyError", "Outcome", "outcome_of"]

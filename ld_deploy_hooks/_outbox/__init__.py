@@ -1,14 +1,26 @@
 """The durable queue and the history: one SQLite file, which outlives the processes that write it.
 
 ``_queue`` records and delivers, ``_upkeep`` looks at what is kept and keeps it in order: the ``Outbox`` is both.
+``_looking`` gives an ``Outbox`` that changes nothing.
 ``_database`` is the one place where sqlite3 lives, ``_file`` the file as the operating system sees it, ``_tables`` what
 is in it.
 """
 
 from __future__ import annotations
 
-from ld_deploy_hooks._outbox._file import on_network
+from ld_deploy_hooks._outbox._file import check_access, on_network
+from ld_deploy_hooks._outbox._looking import looking
 from ld_deploy_hooks._outbox._tables import Claimed, Counts, DeploymentStatus, EventStatus, OpenDeployment
 from ld_deploy_hooks._outbox._upkeep import Outbox
 
-__all__ = ["Claimed", "Counts", "DeploymentStatus", "EventStatus", "OpenDeployment", "Outbox", "on_network"]
+__all__ = [
+    "Claimed",
+    "Counts",
+    "DeploymentStatus",
+    "EventStatus",
+    "OpenDeployment",
+    "Outbox",
+    "check_access",
+    "looking",
+    "on_network",
+]

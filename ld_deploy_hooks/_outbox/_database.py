@@ -32,6 +32,8 @@ __all__ = ["Database"]
 # Milliseconds to wait for other writers: more than any was ever seen to take, so that nothing is given up.
 _BUSY = 15_000
 _PAUSE = 10
+# Who only looks has no need to know it all.
+_BUSY_LOOKING = 1_000
 
 # Python 3.10 knows the texts of SQLite's errors only (`sqlite3_errstr` and a few of its own).
 _NAMES = {
@@ -58,6 +60,7 @@ class Database:
 
     Args:
         path: the file; None for a database in memory.
+        read_only: only look at the file, which is there: it is neither written nor moved, whatever is wrong with it.
 
     Attributes:
         set_aside: where a damaged file was moved to, the last one if there were several; None if there was none.
@@ -66,7 +69,8 @@ class Database:
         OutboxError: the file cannot be opened or written, was written by a newer version or by another program.
     """
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, *, read_only: bool = False) -> None:
+        self._read_only = read_only
         self.set_aside: Path | None = None
         self._path = path
         self._process = os.getpid()
@@ -155,6 +159,8 @@ class Database:
         try:
             if self._path is None:
                 return self._connect(":memory:")
+            if self._read_only:
+                return self._look_at(self._path)
             make_folder(self._path)
             with suppress(_Damaged), folder_lock(self._path.parent):
                 return self._connect_file(self._path)
@@ -170,6 +176,13 @@ class Database:
             raise refusal(self._path, os_error_name(error)) from None
         except _Damaged:
             raise refusal(self._path, "SQLITE_CORRUPT") from None
+
+    def _look_at(self, path: Path) -> sqlite3.Connection:
+        if leftover_log(path):
+            raise _Damaged
+        # Where nobody has it open SQLite would make files beside it, and leave them there.
+        alone = not any(os.path.lexists(f"{path}{companion}") for companion in ("-journal", "-wal"))
+        return self._connect(f"{path.absolute().as_uri()}?mode=ro{'&immutable=1' if alone else ''}")
 
     def _connect_file(self, path: Path) -> sqlite3.Connection:
         make_file(path)
@@ -195,6 +208,10 @@ class Database:
         return connection
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
+        if self._read_only:
+            connection.execute(f"PRAGMA busy_timeout = {_BUSY_LOOKING}")
+            self._check_kind(connection)
+            return
         mode = "MEMORY" if self._path is None else "DELETE" if on_network(self._path) else "WAL"
         for pause in range(_BUSY // _PAUSE, -1, -1):
             try:
@@ -240,7 +257,7 @@ class Database:
 
     def _fault(self, error: sqlite3.Error) -> OutboxError:
         name = _name(error)
-        if self._path is None or not _is_damage(name):
+        if self._path is None or self._read_only or not _is_damage(name):
             return refusal(self._path, name)
         if self._connection is not None:
             _abandon(self._connection)

@@ -21,6 +21,7 @@ if sys.platform != "win32":
     import pwd
 
 __all__ = [
+    "check_access",
     "file_id",
     "folder_lock",
     "leftover_log",
@@ -35,9 +36,12 @@ __all__ = [
 # What SQLite keeps beside a file, in the order in which it must go: a file without its log is old, but a log beside a
 # file that is not its own would be written into that one.
 _COMPANIONS = ("-journal", "-wal", "-shm")
+# What lies beside it and every run writes too: those, and the folders of its owners and of what it did not take.
+_WRITTEN = (*_COMPANIONS, ".owners", ".left")
 _PRIVATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 _ELSEWHERE = "set LD_DEPLOY_OUTBOX to a file elsewhere"
 _MAKE_ROOM = f"Make room there, or {_ELSEWHERE}"
+_DAMAGED = ("it is damaged", "The next deployment moves it aside and makes a new one; what waited in it is not sent")
 _LOCKED = ("another process kept it locked for too long", f"End what has it open (`fuser` tells), or {_ELSEWHERE}")
 
 # File systems on which SQLite's shared memory does not work between hosts.
@@ -55,6 +59,11 @@ def make_folder(path: Path) -> None:
     """
     folder = path.parent
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _check_folder(path)
+
+
+def _check_folder(path: Path) -> None:
+    folder = path.parent
     owner = folder.stat().st_uid
     # Root's folders (/tmp, /var/lib/ci) are as safe as the system; those of any third user are not.
     if _foreign(owner) and owner != 0:
@@ -73,14 +82,44 @@ def make_file(path: Path) -> None:
     try:
         os.close(os.open(path, _PRIVATE, 0o600))
     except FileExistsError:
-        found = path.lstat()
-        if not stat.S_ISREG(found.st_mode):
-            kind = "a symbolic link, which could lead anywhere" if stat.S_ISLNK(found.st_mode) else "not a file"
-            raise OutboxError(
-                f"The outbox {path} cannot be used: it is {kind}. Move it away, or {_ELSEWHERE}.", path=str(path)
-            ) from None
-        if _foreign(found.st_uid):
-            raise _no_trust(path, path, found.st_uid) from None
+        _check_file(path)
+
+
+def _check_file(path: Path) -> None:
+    found = path.lstat()
+    if not stat.S_ISREG(found.st_mode):
+        kind = "a symbolic link, which could lead anywhere" if stat.S_ISLNK(found.st_mode) else "not a file"
+        raise OutboxError(
+            f"The outbox {path} cannot be used: it is {kind}. Move it away, or {_ELSEWHERE}.", path=str(path)
+        ) from None
+    if _foreign(found.st_uid):
+        raise _no_trust(path, path, found.st_uid) from None
+
+
+def check_access(path: Path) -> None:
+    """Check that this user could record in the outbox file ``path``, there or not; nothing is made for it.
+
+    Raises:
+        OutboxError: not so. Its text names the owner of what is in the way, and how to get it back.
+    """
+    try:
+        place = path.parent
+        while not os.path.lexists(place):
+            place = place.parent
+        if not place.is_dir():
+            raise refusal(path, "ENOTDIR")
+        if place == path.parent:
+            _check_folder(path)
+        if not os.access(place, os.W_OK | os.X_OK):
+            raise refusal(path, "EACCES")
+        if os.path.lexists(path):
+            _check_file(path)
+        for written in (path, *(Path(f"{path}{suffix}") for suffix in _WRITTEN)):
+            if os.path.lexists(written) and not os.access(written, os.R_OK | os.W_OK):
+                owner = written.lstat().st_uid
+                raise _no_trust(path, written, owner) if _foreign(owner) else refusal(path, "EACCES")
+    except OSError as error:
+        raise refusal(path, os_error_name(error)) from None
 
 
 def set_aside(path: Path) -> Path:
@@ -190,6 +229,8 @@ _NO_FOLDER = ("its folder is no folder", f"Remove what is in its place, or {_ELS
 _REASONS: dict[str, tuple[str, str | None]] = {
     "BUSY": _LOCKED,
     "CANTOPEN": ("it cannot be opened", None),
+    "CORRUPT": _DAMAGED,
+    "NOTADB": _DAMAGED,
     "CONSTRAINT": ("it holds something else of that id", "This is a fault of ld-deploy-hooks: please report it"),
     "FULL": ("the disk is full", _MAKE_ROOM),
     "IOERR": ("the disk answers with an error", f"Look at the system's log, or {_ELSEWHERE}"),

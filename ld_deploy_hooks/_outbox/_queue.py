@@ -30,8 +30,8 @@ _CLAIMED = "id, event_id, deployment_id, base_uri, stream, type, payload, tries,
 class Queue:
     """What :class:`ld_deploy_hooks._outbox.Outbox` does for recording and delivering."""
 
-    def __init__(self, path: Path | None) -> None:
-        self._database = Database(path)
+    def __init__(self, path: Path | None, *, read_only: bool = False) -> None:
+        self._database = Database(path, read_only=read_only)
         self._path = path
 
     @property

@@ -39,6 +39,7 @@ class Outbox(Queue):
 
     Args:
         path: the file, made if it is missing; None keeps everything in memory, for as long as this object lives.
+        read_only: see :func:`ld_deploy_hooks._outbox.looking`.
 
     Raises:
         OutboxError: from here and from every method: the file cannot be opened, read or written. Its text says why and

@@ -38,11 +38,13 @@ class Problem(NamedTuple):
         field: the setting's name, or the unknown key, or the name of what could not be read.
         message: one line: what, where, what follows, the next step. Holds neither the token nor a base URI's user.
         fault: False for a mere warning, for which ``strict`` does not raise.
+        missing: it is a required field that nobody has set.
     """
 
     field: str
     message: str
     fault: bool
+    missing: bool = False
 
 
 def new_problem(name: str, source: str, wrong: str, then: str, instead: str, *, fault: bool = True) -> Problem:

@@ -180,7 +180,7 @@ def _missing(name: str) -> Problem:
         f"{name}=... in code, {VARIABLES[name]} in the environment, {name} under ld_deploy_hooks: in invoke.yaml or "
         f"fabric.yaml, {name} under [tool.ld-deploy-hooks] in pyproject.toml, or a plugin's ld_deploy_provide_defaults"
     )
-    return Problem(name, f"{name} is not set: {UNTOLD}; set it by one of {ways}", fault=True)
+    return Problem(name, f"{name} is not set: {UNTOLD}; set it by one of {ways}", fault=True, missing=True)
 
 
 def _one_line(problem: Problem, token: Secret | None) -> Problem:

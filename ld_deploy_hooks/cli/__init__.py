@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from ld_deploy_hooks._version import __version__
-from ld_deploy_hooks.cli import _flush, _retry, _run, _send, _status
+from ld_deploy_hooks.cli import _doctor, _flush, _plugins, _retry, _run, _send, _status, _verify
 
 __all__ = ["main"]
 
@@ -22,12 +22,12 @@ def parser() -> argparse.ArgumentParser:
     whole = argparse.ArgumentParser(
         prog="ld-deploy",
         description="Tell LaunchDarkly about deployments, and look after the events that wait in the outbox.",
-        epilog="Settings come from LD_ACCESS_TOKEN, LD_BASE_URI, LD_DEPLOY_OUTBOX and the rest of the table in the "
-        "README. No option takes the token: it would show in `ps`.",
+        epilog="Settings come from LD_ACCESS_TOKEN, LD_BASE_URI, LD_DEPLOY_OUTBOX and the rest of the table in "
+        "docs/settings.md. No option takes the token: it would show in `ps`.",
     )
     whole.add_argument("--version", action="version", version=f"ld-deploy-hooks {__version__}")
     commands = whole.add_subparsers(title="commands", dest="command", required=True, metavar="COMMAND")
-    for room in (_run, _send, _flush, _status, _retry):
+    for room in (_run, _send, _status, _flush, _retry, _verify, _doctor, _plugins):
         room.add_to(commands)
     return whole
 

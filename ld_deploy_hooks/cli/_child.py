@@ -24,6 +24,8 @@ _TYPED = ("SIGINT", "SIGQUIT", "SIGBREAK")
 # As a shell has them.
 _NOT_EXECUTABLE = 126
 _NOT_FOUND = 127
+# Seconds.
+_OFTEN = 1.0
 
 
 class NotStartedError(Exception):
@@ -73,7 +75,7 @@ class Child:
 
     Attributes:
         received: the signals that came to us meanwhile.
-        typed: those of them that the terminal sent to the command as well.
+        typed: those of them that the terminal sent to all that is in its foreground.
     """
 
     def __init__(self) -> None:
@@ -111,15 +113,19 @@ class Child:
         # The terminal did not send these to the command, which was not there yet.
         while self._early:
             process.send_signal(self._early.pop(0))
-        return process.wait()
+        while True:
+            # A signal that comes right before a wait in C does not end that wait, so it may not be one without an end.
+            with suppress(subprocess.TimeoutExpired):
+                return process.wait(_OFTEN)
 
     def _forward(self, number: int, frame: FrameType | None) -> None:
         self.received.add(number)
+        typed = number in _numbers(_TYPED) and _in_foreground()
+        if typed:
+            self.typed.add(number)
         if self._process is None:
             self._early.append(number)
-        elif number in _numbers(_TYPED) and _in_foreground():
-            self.typed.add(number)
-        else:
+        elif not typed:
             self._process.send_signal(number)
 
 

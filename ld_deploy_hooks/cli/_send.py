@@ -59,17 +59,18 @@ def _time(text: str) -> int:
 
     if text.isascii() and text.isdigit():
         at = int(text)
-        if not _EARLIEST <= at < _LATEST:
-            raise argparse.ArgumentTypeError("give Unix milliseconds: 13 digits, not seconds and not microseconds")
-        return at
-    try:
-        # Before Python 3.11 it does not know the Z.
-        when = datetime.fromisoformat(text.upper().removesuffix("Z") + "+00:00" * text.upper().endswith("Z"))
-    except ValueError:
-        raise argparse.ArgumentTypeError("give Unix milliseconds, or ISO 8601 as in 2026-11-23T08:28:14Z") from None
-    if when.tzinfo is None:
-        raise argparse.ArgumentTypeError("give the time's zone, as in 2026-11-23T08:28:14Z or …+01:00")
-    return max(round(when.timestamp() * 1000), 0)
+    else:
+        try:
+            # Before Python 3.11 it does not know the Z.
+            when = datetime.fromisoformat(text.upper().removesuffix("Z") + "+00:00" * text.upper().endswith("Z"))
+        except ValueError:
+            raise argparse.ArgumentTypeError("give Unix milliseconds, or ISO 8601 as in 2026-11-23T08:28:14Z") from None
+        if when.tzinfo is None:
+            raise argparse.ArgumentTypeError("give the time's zone, as in 2026-11-23T08:28:14Z")
+        at = round(when.timestamp() * 1000)
+    if not _EARLIEST <= at < _LATEST:
+        raise argparse.ArgumentTypeError("give Unix milliseconds: 13 digits, not seconds and not microseconds")
+    return at
 
 
 def _run(arguments: argparse.Namespace) -> int:

@@ -7,6 +7,8 @@ import json
 import time
 from typing import TYPE_CHECKING, Any
 
+from ld_deploy_hooks.cli._table import print_table
+
 if TYPE_CHECKING:
     from ld_deploy_hooks._outbox import Counts, DeploymentStatus, EventStatus
     from ld_deploy_hooks._records import Identity
@@ -49,8 +51,7 @@ def _run(arguments: argparse.Namespace) -> int:
         (deployment.started_at, _row(deployment, settings.base_uri, settings.sendable)) for deployment in deployments
     ]
     rows += [(event.event_time, _lone_row(event, settings.base_uri, settings.sendable)) for event in lone_events]
-    if rows:
-        _print_table([row for _, row in sorted(rows, key=lambda dated: dated[0], reverse=True)])
+    print_table(_COLUMNS, [row for _, row in sorted(rows, key=lambda dated: dated[0], reverse=True)])
     print(
         f"{counts.pending} event(s) waiting, {counts.delivered} delivered, {counts.rejected} rejected; "
         f"{counts.open} deployment(s) open; in {settings.outbox}"
@@ -159,22 +160,3 @@ def _fate(events: tuple[EventStatus, ...], base_uri: str, sendable: bool) -> str
             why = "to be sent"
         parts.append(f"{len(waiting)} waiting {why}")
     return "; ".join(parts) or "delivered"
-
-
-def _print_table(rows: list[tuple[str, ...]]) -> None:
-    try:
-        from rich.console import Console
-        from rich.table import Table
-    except ImportError:
-        console = None
-    else:
-        console = Console()
-    if console is not None and console.is_terminal:
-        table = Table(*_COLUMNS, box=None)
-        for row in rows:
-            table.add_row(*row)
-        console.print(table, markup=False)
-        return
-    widths = [max(len(row[column]) for row in [_COLUMNS, *rows]) for column in range(len(_COLUMNS) - 1)]
-    for row in [_COLUMNS, *rows]:
-        print("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]]))

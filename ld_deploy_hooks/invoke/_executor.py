@@ -1,54 +1,30 @@
-"""Invoke: the executor that tells each call of the command line as one deployment, and what else its tasks need.
-
-In ``invoke.yaml``, with no change to any task::
-
-    tasks:
-      executor_class: ld_deploy_hooks.invoke.Executor
-    ld_deploy_hooks:
-      tasks:
-        deploy: {application_key: billing-service}
-"""
+"""The executor: which calls belong to which deployment."""
 
 from __future__ import annotations
 
 import functools
 import inspect
-import sys
 import types
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from invoke.config import Config, DataProxy, merge_dicts
+from invoke.config import Config, merge_dicts
 from invoke.context import Context
-from invoke.exceptions import Exit, UnexpectedExit
 from invoke.executor import Executor as InvokeExecutor
 from invoke.program import Program
 from invoke.tasks import Call as InvokeCall
-from invoke.tasks import Task
 
 from ld_deploy_hooks._decorator import marks_of
 from ld_deploy_hooks._deployment import Block, Call, deployment
-from ld_deploy_hooks._door import Surroundings, host_room
+from ld_deploy_hooks._door import host_room
 from ld_deploy_hooks._errors import SettingsError
 from ld_deploy_hooks._log import internal_fault, say_once
 from ld_deploy_hooks._mapping import mapped
 from ld_deploy_hooks._steps import Group, Step, Steps
-from ld_deploy_hooks._verdicts import FINISHED, Verdict, exit_code_of, plain_verdict
+from ld_deploy_hooks.invoke._configuration import section, surroundings
+from ld_deploy_hooks.invoke._running import at_work, programs
 
-__all__ = ["Deploying", "Executor", "install"]
-
-_SECTION = "ld_deploy_hooks"
-# What ends a command that Ctrl-C was forwarded to: SIGINT, or its shell's 128 + 2.
-_INTERRUPTED = (-2, 130)
-# Exceptions that were raised while others were handled; where they refer to each other in a circle, looking ends there.
-_DEEPEST = 100
-
-# The executors that are at work in this process, the innermost last. No ContextVar: a thread that a task starts is at
-# work under the same executor.
-_at_work: list[Deploying] = []
-# The configuration of the executor that was done last: its program keeps it, but does not run any more.
-_done_with: Any = None
+__all__ = ["Deploying", "Executor", "add_kind", "deploying", "install"]
 
 
 class Deploying:
@@ -70,18 +46,16 @@ class Deploying:
 
     def execute(self, *tasks: Any) -> Any:
         """Execute ``tasks`` as the executor below does, and end the deployments that they open."""
-        global _done_with
         before = self._steps, self._expanding
         self._steps, self._expanding = Steps(), ()
-        _at_work.append(self)
+        at_work.append(self)
         try:
             with self._steps:
                 return super().execute(*tasks)  # type: ignore[misc]
         finally:
             # Not pop(): executors may be at work in several threads.
-            del _at_work[next(at for at in reversed(range(len(_at_work))) if _at_work[at] is self)]
+            del at_work[next(at for at in reversed(range(len(at_work))) if at_work[at] is self)]
             self._steps, self._expanding = before
-            _done_with = self.config
 
     def expand_calls(self, calls: Any, *args: Any, **kwargs: Any) -> Any:
         """Expand ``calls`` as the executor below does, but one by one, so that what comes of each is known."""
@@ -146,8 +120,8 @@ class Deploying:
         blocks = marks_of(call.task, Block)
         named = self._expanding[0]
         path = named.called_as if isinstance(named, InvokeCall) else None
-        section = merge_dicts(_section(self.collection.configuration(path)), _section(self.config))
-        entry = mapped(section, self._names_of(call)) if "tasks" in section else None
+        said = merge_dicts(section(self.collection.configuration(path)), section(self.config))
+        entry = mapped(said, self._names_of(call)) if "tasks" in said else None
         if not blocks and entry is not None and _is_never_awaited(call.task):
             say_once(
                 f"The task {call.task.name!r}, which ld_deploy_hooks: tasks: names, is an `async def` or a generator: "
@@ -237,24 +211,6 @@ def _mapped_block(entry: Mapping[str, Any]) -> Block:
         return deployment()
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, (DataProxy, Mapping)):
-        return {key: _plain(value[key]) for key in value.keys()}  # noqa: SIM118 (a DataProxy iterates, but is no Mapping)
-    return value
-
-
-def _section(config: Any) -> dict[str, Any]:
-    """Return what stands under ``ld_deploy_hooks:``."""
-    section = config[_SECTION] if isinstance(config, (DataProxy, Mapping)) and _SECTION in config else {}
-    if isinstance(section, (DataProxy, Mapping)):
-        return cast("dict[str, Any]", _plain(section))
-    say_once(
-        f"{_SECTION}: in the host's configuration is no mapping, so it is passed over. Write "
-        f"`{_SECTION}: {{project_key: ...}}`."
-    )
-    return {}
-
-
 def install(program: Program | None = None) -> None:
     """Make a program tell deployments, as ``tasks: executor_class:`` in its configuration would.
 
@@ -263,7 +219,7 @@ def install(program: Program | None = None) -> None:
     Args:
         program: a program of your own; None means those of ``inv`` and ``fab`` in this process.
     """
-    for one in [program] if program is not None else _programs():
+    for one in [program] if program is not None else programs():
         one.executor_class = deploying(one.executor_class)
 
 
@@ -284,103 +240,3 @@ _kinds: list[tuple[Any, Any, Any]] = [(InvokeExecutor, Deploying, Executor)]
 def add_kind(executor: Any, mixin: Any, ready: Any) -> None:
     """Let :func:`deploying` know the executor of another host, which is derived from Invoke's."""
     _kinds.insert(0, (executor, mixin, ready))
-
-
-def _programs() -> list[Any]:
-    modules = (sys.modules.get(name) for name in ("invoke.main", "fabric.main"))
-    return [program for module in modules if (program := getattr(module, "program", None)) is not None]
-
-
-def _running() -> Any:
-    """Return the executor at work, or the program that runs; None in plain Python."""
-    if _at_work:
-        return _at_work[-1]
-    configs = ((program, getattr(program, "config", None)) for program in _programs())
-    return next((one for one, config in configs if isinstance(config, DataProxy) and config is not _done_with), None)
-
-
-def _running_config() -> Any:
-    return getattr(_running(), "config", None)
-
-
-def is_task(thing: object) -> bool:
-    """Whether ``thing`` is a task."""
-    return isinstance(thing, Task)
-
-
-def wrap_task(task: Any, wrap: Callable[[Any], Any]) -> Any:
-    """Return the same task, its body wrapped: a plain function in its place would make the task vanish."""
-    task.body = wrap(task.body)
-    return task
-
-
-def surroundings(arguments: tuple[Any, ...]) -> Surroundings:
-    """Return the configuration that counts for a block that is entered with ``arguments``, and whether it runs dry.
-
-    A Context among them that somebody made by hand knows neither ``--dry`` nor ``-f``: what runs counts too.
-    """
-    given = arguments[0].config if arguments and isinstance(arguments[0], Context) else None
-    running = _running_config()
-    section = {**_section(running), **_section(given)}
-    section.pop("tasks", None)
-    return Surroundings(
-        configuration=section,
-        dry=any(isinstance(config, DataProxy) and config.run.dry is True for config in (given, running)),
-        context_given=given is not None,
-    )
-
-
-def folder_of_tasks() -> Path | None:
-    """Return the folder that ``tasks.py``, or the package in its place, was found in; None without one."""
-    folder = getattr(getattr(_running(), "collection", None), "loaded_from", None)
-    return Path(folder).absolute() if isinstance(folder, str) else None
-
-
-def host_of(arguments: tuple[Any, ...]) -> str | None:
-    """Return None: a Context of Invoke's is no connection."""
-    return None
-
-
-def verdict(error: BaseException) -> Verdict | None:
-    """Return the verdict on an exception of Invoke's, or on what Ctrl-C came to; None for any other."""
-    name = type(error).__name__
-    if isinstance(error, Exit):
-        code = exit_code_of(error.code)
-        found = FINISHED if code == 0 else Verdict(failed=True, reason="error", error=name, exit_code=code)
-    elif isinstance(error, UnexpectedExit):
-        exited = error.result.exited
-        found = Verdict(
-            failed=True,
-            reason="cancelled" if exited in _INTERRUPTED else "error",
-            error=name,
-            exit_code=exited if isinstance(exited, int) else None,
-        )
-    elif isinstance(error, KeyboardInterrupt) and _running_config() is not None:
-        return plain_verdict(error, interrupted=1)
-    else:
-        found = plain_verdict(error)
-    return found._replace(reason="cancelled") if found.failed and _comes_of_interrupt(error) else found
-
-
-def _comes_of_interrupt(error: BaseException) -> bool:
-    """Whether it was raised while Ctrl-C was handled: Invoke forwards that to the command, whose input may be gone."""
-    context: BaseException | None = error
-    for _ in range(_DEEPEST):
-        context = context.__context__ if context is not None else None
-        if isinstance(context, KeyboardInterrupt):
-            return True
-    return False
-
-
-def notice_missing_executor() -> None:
-    """Say once that a configuration file names another executor, which leaves ours out."""
-    if _at_work:
-        return
-    config = _running_config()
-    named = config.tasks.executor_class if config is not None else None
-    if isinstance(named, str):
-        say_once(
-            f"tasks: executor_class: is {named}, so pre and post tasks and hosts are not told as one deployment: every "
-            "call of the task is one. Derive that class from ld_deploy_hooks.invoke.Deploying as well, or set "
-            "ld_deploy_hooks.invoke.Executor (ld_deploy_hooks.fabric.Executor under fab) in its place."
-        )

@@ -1,0 +1,74 @@
+"""What of Invoke runs in this process: an executor, or a program that loads its tasks."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from invoke.config import DataProxy
+from invoke.executor import Executor
+from invoke.program import Program
+
+from ld_deploy_hooks._log import say_once
+
+__all__ = ["at_work", "folder_of_tasks", "notice_missing_executor", "programs", "running_config"]
+
+# Executors of ours that are at work in this process, the innermost last. No ContextVar: a thread that a task starts is
+# at work under the same executor.
+at_work: list[Any] = []
+# Who runs is found where it runs: a program keeps its configuration when it is done, and one of the user's own is
+# registered nowhere.
+_RUNS = (Executor.execute.__code__, Program.run.__code__)
+
+
+def programs() -> list[Any]:
+    """Return the programs ``inv`` and ``fab``, as far as they are loaded."""
+    modules = (sys.modules.get(name) for name in ("invoke.main", "fabric.main"))
+    return [program for module in modules if (program := getattr(module, "program", None)) is not None]
+
+
+def _running() -> Any:
+    """Return the executor at work, or the program that runs; None in plain Python."""
+    return at_work[-1] if at_work else next(_found_on(sys._getframe()), None) or next(_found_elsewhere(), None)
+
+
+def _found_on(frame: FrameType | None) -> Iterator[Any]:
+    while frame is not None:
+        owner = frame.f_locals.get("self") if frame.f_code in _RUNS else None
+        if isinstance(getattr(owner, "config", None), DataProxy):
+            yield owner
+        frame = frame.f_back
+
+
+def _found_elsewhere() -> Iterator[Any]:
+    """Yield who runs in other threads: a task may have started this one."""
+    for frame in sys._current_frames().values():
+        yield from _found_on(frame)
+
+
+def running_config() -> Any:
+    """Return the configuration of what runs; None in plain Python."""
+    return getattr(_running(), "config", None)
+
+
+def folder_of_tasks() -> Path | None:
+    """Return the folder that ``tasks.py``, or the package in its place, was found in; None without one."""
+    folder = getattr(getattr(_running(), "collection", None), "loaded_from", None)
+    return Path(folder).absolute() if isinstance(folder, str) else None
+
+
+def notice_missing_executor() -> None:
+    """Say once that a configuration file names another executor, which leaves ours out."""
+    if at_work:
+        return
+    config = running_config()
+    named = config.tasks.executor_class if config is not None else None
+    if isinstance(named, str):
+        say_once(
+            f"tasks: executor_class: is {named}, so pre and post tasks and hosts are not told as one deployment: every "
+            "call of the task is one. Derive that class from ld_deploy_hooks.invoke.Deploying as well, or set "
+            "ld_deploy_hooks.invoke.Executor (ld_deploy_hooks.fabric.Executor under fab) in its place."
+        )
