@@ -46,6 +46,10 @@ LISTING = {
             "_version",
             "_waiting",
             "invoke",
+            "invoke._configuration",
+            "invoke._executor",
+            "invoke._running",
+            "invoke._ways_out",
         )
     ),
 }
