@@ -228,6 +228,7 @@ def test_what_a_deploy_syncs(env: dict[str, str], tmp_path: Path) -> None:
 
 
 def test_the_benchmark_can_be_repeated(child_env: dict[str, str], tmp_path: Path) -> None:
+    pytest.importorskip("asyncssh", reason="the benchmark's SSH servers need it, as the tests' do")
     page = ROOT / "docs" / "performance.md"
     before = page.read_bytes()
     done = subprocess.run(
