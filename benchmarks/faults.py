@@ -16,7 +16,6 @@ import configparser
 import gzip
 import json
 import os
-import platform
 import re
 import signal
 import statistics
@@ -31,10 +30,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tests"))
+_HERE = Path(__file__).resolve().parent
+# The servers and the certificates are those of the tests.
+sys.path[:0] = [str(_HERE), str(_HERE.parent / "tests")]
 
 from fault_server import Exchange, FaultServer, Step, answer, dripping, hung_up, silent  # noqa: E402
+from kit import ROOT, environment, machine, table  # noqa: E402
 
 LONGEST = 60.0  # seconds until a run is killed
 DELAY = 0.1  # seconds that the server takes, when all is well
@@ -243,19 +244,7 @@ def _run(
     python: str, client: Client, url: str, run: str, folder: Path, *, end_by: str | None = None
 ) -> tuple[float | None, str]:
     """Run the deploy; return the seconds until it was gone (from the signal, if one ends it) and what was odd."""
-    env = {name: os.environ[name] for name in ("PATH", "SYSTEMROOT") if name in os.environ} | {
-        "HOME": str(folder),
-        "TMPDIR": str(folder),
-        "XDG_STATE_HOME": str(folder),
-        "PYTHONPATH": str(ROOT),
-        "BENCH_URL": url,
-        "BENCH_RUN": run,
-        "BENCH_WORK": str(WORK if end_by is None else 2 * LONGEST),
-        "LD_BASE_URI": url,
-        "LD_ACCESS_TOKEN": "api-bench",
-        "LD_PROJECT": "default",
-        "LD_ENVIRONMENT": "production",
-    }
+    env = environment(folder, url) | {"BENCH_RUN": run, "BENCH_WORK": str(WORK if end_by is None else 2 * LONGEST)}
     # A file: a child of theirs that holds a pipe open would hold us up, too.
     with tempfile.TemporaryFile(dir=folder) as errors:
         began = time.monotonic()
@@ -378,14 +367,9 @@ def report(python: str, options: Any, folder: Path) -> None:
             cells.append(cell([measure(python, client, key, home) for _ in range(max(options.runs, 1))]))
             print(f"{key}: {client.name}: {cells[-1]}", file=sys.stderr)
         rows.append(cells)
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     used = [f"{package} {found[package]}" for client in clients if (package := client.package)]
-    print(
-        f"{time.strftime('%Y-%m-%d')}, {cpus} CPUs, {platform.system()}, Python {platform.python_version()}; "
-        f"median of {max(options.runs, 1)}{'; ' if used else ''}{', '.join(used)}\n"
-    )
-    for cells in [["fault", *(client.name for client in clients)], ["---"] * (len(clients) + 1), *rows]:
-        print(f"| {' | '.join(cells)} |")
+    print(f"{machine()}; median of {max(options.runs, 1)}{'; ' if used else ''}{', '.join(used)}\n")
+    print(table(["fault", *(client.name for client in clients)], rows))
 
 
 if __name__ == "__main__":

@@ -8,9 +8,8 @@ from __future__ import annotations
 import json
 import os
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ld_deploy_hooks._clock import now
 from ld_deploy_hooks._errors import OutboxError
@@ -24,8 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["Step", "leave", "take_up"]
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(NamedTuple):
     """A step of a deployment, or a lone event, as it is recorded.
 
     Attributes:

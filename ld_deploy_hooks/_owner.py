@@ -16,8 +16,9 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
 
 from ld_deploy_hooks._importing import importing
 
@@ -30,8 +31,7 @@ _TIME_TO_LIVE = 120.0
 _LONGEST = 65_536
 
 
-@dataclass(frozen=True)
-class Death:
+class Death(NamedTuple):
     """A process that is dead.
 
     Attributes:
@@ -40,7 +40,7 @@ class Death:
     """
 
     last_alive: int | None
-    ended: Mapping[str, str] = field(default_factory=dict)
+    ended: Mapping[str, str] = MappingProxyType({})
 
 
 class Owner:

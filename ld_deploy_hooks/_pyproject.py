@@ -10,16 +10,16 @@ import os
 import stat
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
 
 __all__ = ["PyProject", "Unread", "find_table"]
 
 _TABLE = "ld-deploy-hooks"
 
 
-@dataclass(frozen=True)
-class Unread:
+class Unread(NamedTuple):
     """A ``pyproject.toml`` that was met and not used.
 
     Attributes:
@@ -33,8 +33,7 @@ class Unread:
     fault: bool
 
 
-@dataclass(frozen=True)
-class PyProject:
+class PyProject(NamedTuple):
     """What the walk up found.
 
     Attributes:
@@ -44,7 +43,7 @@ class PyProject:
     """
 
     path: Path | None = None
-    table: Mapping[str, object] = field(default_factory=dict)
+    table: Mapping[str, object] = MappingProxyType({})
     unread: tuple[Unread, ...] = ()
 
 

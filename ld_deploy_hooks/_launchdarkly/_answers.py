@@ -6,11 +6,10 @@ import json
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import timezone
 from email.utils import parsedate_to_datetime
 from enum import Enum
-from typing import Any
+from typing import Any, NamedTuple
 
 from ld_deploy_hooks._metadata import redact
 
@@ -42,8 +41,7 @@ class Outcome(str, Enum):
         return self.value
 
 
-@dataclass(frozen=True)
-class Answer:
+class Answer(NamedTuple):
     """What the service said to one event.
 
     Attributes:

@@ -14,8 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from ld_deploy_hooks._records import Identity
 
@@ -98,8 +97,7 @@ def identity_of(base_uri: str, stream: str) -> Identity:
     return Identity(*json.loads(stream[len(base_uri) + 1 :]))
 
 
-@dataclass(frozen=True)
-class Claimed:
+class Claimed(NamedTuple):
     """An event that is leased to be sent.
 
     Attributes:
@@ -125,8 +123,7 @@ class Claimed:
     recorded_at: int
 
 
-@dataclass(frozen=True)
-class Counts:
+class Counts(NamedTuple):
     """How many events wait, were delivered and were rejected, and how many deployments are open."""
 
     pending: int
@@ -135,8 +132,7 @@ class Counts:
     open: int
 
 
-@dataclass(frozen=True)
-class OpenDeployment:
+class OpenDeployment(NamedTuple):
     """A deployment that has not ended.
 
     Attributes:
@@ -158,8 +154,7 @@ class OpenDeployment:
     details: Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class EventStatus:
+class EventStatus(NamedTuple):
     """An event and what became of it. Times are Unix milliseconds.
 
     Attributes:
@@ -189,8 +184,7 @@ class EventStatus:
     reason: str | None
 
 
-@dataclass(frozen=True)
-class DeploymentStatus:
+class DeploymentStatus(NamedTuple):
     """A deployment of the history.
 
     Attributes:

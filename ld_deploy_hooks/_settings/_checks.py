@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ld_deploy_hooks._records import legal_version
 from ld_deploy_hooks._settings._values import WORDS, Secret, is_loopback, parsed_uri, without_user
@@ -32,8 +31,7 @@ _CI_MARKS += ("GITHUB_ACTIONS", "GITLAB_CI", "JENKINS_URL", "TEAMCITY_VERSION", 
 _WITHOUT_INSIGHTS = ("app.launchdarkly.us", "app.eu.launchdarkly.com")
 
 
-@dataclass(frozen=True)
-class Problem:
+class Problem(NamedTuple):
     """Something that is wrong with the settings.
 
     Attributes:

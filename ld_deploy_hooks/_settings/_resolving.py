@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from ld_deploy_hooks._errors import SettingsError
 from ld_deploy_hooks._pyproject import find_table
@@ -108,8 +108,7 @@ def require(settings: Settings) -> None:
             raise SettingsError(problem.message, field=problem.field)
 
 
-@dataclass(frozen=True)
-class _Field:
+class _Field(NamedTuple):
     """How a field is read. ``then`` and ``otherwise``: what follows where it was set and cannot be used."""
 
     variable: str
@@ -187,7 +186,7 @@ def _missing(name: str) -> Problem:
 def _one_line(problem: Problem, token: Secret | None) -> Problem:
     """Return ``problem`` as a line that any stream can print, without the token, wherever that came in from."""
     message = problem.message if token is None else problem.message.replace(token.reveal(), "****")
-    return replace(problem, message="".join(sign if sign.isprintable() else "?" for sign in message))
+    return problem._replace(message="".join(sign if sign.isprintable() else "?" for sign in message))
 
 
 class _Gathering:

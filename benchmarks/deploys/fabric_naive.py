@@ -1,0 +1,17 @@
+from fabric import task
+from naive import tell
+
+
+@task
+def begin(c):
+    tell("started")
+
+
+@task
+def end(c):
+    tell("finished")
+
+
+@task(pre=[begin], post=[end])
+def deploy(c):
+    c.run("true")

@@ -1,0 +1,6 @@
+from fabric import task
+
+
+@task
+def deploy(c):
+    c.run("true")

@@ -1,0 +1,4 @@
+import os
+import time
+
+time.sleep(float(os.environ["BENCH_WORK"]))
