@@ -23,7 +23,7 @@ _ABOUT = "host configuration"
 
 @dataclass(frozen=True)
 class _Host:
-    """A host: its command, the module with its tasks, its configuration file's name, and what to say of executors."""
+    """A host: its command, the module with its tasks, the name of its configuration files."""
 
     program: str
     tasks: str
