@@ -300,8 +300,9 @@ class Sender:
                     due = here + self._pause
                 waits.append(due - here)
         for flush in list(self._flushes):
-            hopeless = not self._flights and (due is None or due > flush.deadline)
-            if hopeless and due is not None and any(source.is_busy_elsewhere() for source in self._sources):
+            idle = not self._flights
+            hopeless = idle and (due is None or due > flush.deadline)
+            if idle and due is not None and due > here and any(source.is_busy_elsewhere() for source in self._sources):
                 # What another process is sending, or what waits behind it, may be due again in a moment.
                 hopeless = False
                 waits.append(_ELSEWHERE)

@@ -208,7 +208,11 @@ class Journal:
             internal_fault("Telling plugins of an event that was sent", error)
 
     def make_due(self) -> None:
-        self.writer.submit(lambda box: box.make_due(self._base_uri, now=now()))
+        def command(box: Outbox) -> None:
+            self._sending_elsewhere(box)
+            box.make_due(self._base_uri, now=now())
+
+        self.writer.submit(command)
 
     def next_due(self) -> int | None:
         return self._ask(lambda box: box.next_due(base_uri=self._base_uri, now=now()), None)
@@ -220,12 +224,13 @@ class Journal:
         return self._ask(lambda box: box.held_until(self._base_uri), 0)
 
     def is_busy_elsewhere(self) -> bool:
-        def others(box: Outbox) -> bool:
-            sending = box.others_sending(base_uri=self._base_uri, owner=self._owner, now=now())
-            box.void_leases([other for other in sending if self._store.is_dead(other)])
-            return bool(sending)
+        return self._ask(self._sending_elsewhere, False)
 
-        return self._ask(others, False)
+    def _sending_elsewhere(self, box: Outbox) -> bool:
+        """Return whether others are sending, or were: what the dead among them had leased is free again."""
+        sending = box.others_sending(base_uri=self._base_uri, owner=self._owner, now=now())
+        box.void_leases([other for other in sending if self._store.is_dead(other)])
+        return bool(sending)
 
     def pending(self, timeout: float) -> int:
         return self.writer.submit(lambda box: box.counts(base_uri=self._base_uri).pending).result(timeout)
