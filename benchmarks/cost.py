@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import os
+import signal
 import statistics
 import sys
 import tempfile
@@ -254,6 +255,8 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--no-write", action="store_true", help=f"leave {PAGE.name} as it is")
     options = parser.parse_args(argv)
+    # Whoever ends it leaves nothing behind, either.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     began, load = time.monotonic(), _load()
     found: list[Part] = []
     with tempfile.TemporaryDirectory(prefix="ld-deploy-cost-") as name:
