@@ -20,7 +20,7 @@ from typing import Any
 
 from ld_deploy_hooks.hookspecs import DeploymentEvent, DeploymentRecord, SettingsView, hookimpl
 
-__all__ = ["ld_deploy_add_metadata", "ld_deploy_modify_event", "ld_deploy_provide_defaults"]
+__all__ = ["ld_deploy_add_metadata", "ld_deploy_modify_event", "ld_deploy_provide_defaults", "ld_deploy_started"]
 
 # Seconds for one question: a repository on a network disk may take long.
 _PATIENCE = 2.0
@@ -140,7 +140,7 @@ def ld_deploy_provide_defaults(settings: SettingsView) -> Mapping[str, Any] | No
 
 @hookimpl
 def ld_deploy_add_metadata(deployment: DeploymentRecord) -> Mapping[str, Any] | None:
-    """Add what the version was taken from; what nobody had to know before is asked for meanwhile."""
+    """Add what the version was taken from; what nobody had to know before is asked for later."""
     repository, _asked.repository = getattr(_asked, "repository", None), None
     try:
         repository = repository or _Repository()
@@ -148,10 +148,17 @@ def ld_deploy_add_metadata(deployment: DeploymentRecord) -> Mapping[str, Any] | 
         return None
     _open[deployment.identity] = repository
     if not repository.is_asked:
-        repository.begin()
         return None
     repository.wait()
     return repository.metadata
+
+
+@hookimpl(trylast=True)
+def ld_deploy_started(deployment: DeploymentRecord) -> None:
+    """Ask for what nobody had to know before, now that the deploy goes on: even a thread's start is felt before."""
+    repository = _open.get(deployment.identity)
+    if repository is not None and not repository.is_asked:
+        repository.begin()
 
 
 @hookimpl
@@ -162,5 +169,8 @@ def ld_deploy_modify_event(event: DeploymentEvent) -> DeploymentEvent | None:
     repository = _open.pop(event.identity, None)
     if repository is None:
         return None
+    if not repository.is_asked:
+        # It has ended before anybody was told that it had started.
+        repository.begin()
     repository.wait()
     return replace(event, deployment_metadata={**repository.metadata, **event.deployment_metadata})
