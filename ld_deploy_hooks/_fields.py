@@ -59,6 +59,7 @@ class Fields:
         self._values = dict(values)
         self._metadata = metadata
         self._event_metadata = event_metadata
+        self._asks = any(map(callable, (*values.values(), metadata, event_metadata)))
 
     def fixed_metadata(self) -> dict[str, Any]:
         """Return a new dict with the metadata that need not be asked for."""
@@ -96,13 +97,14 @@ class Fields:
 
         recording = current_recording()
         host = {**surroundings.configuration, **surroundings.own}
-        before = resolve(host=host, recording=recording)
-        if surroundings.dry:
-            # Nobody is asked: a callable's own commands would be echoed on stdout.
-            return dataclasses.replace(before, dry_run=True), {}, {}
-        if before.silent:
-            _say(before)
-            return before, {}, {}
+        if surroundings.dry or self._asks:
+            before = resolve(host=host, recording=recording)
+            if surroundings.dry:
+                # Nobody is asked: a callable's own commands would be echoed on stdout.
+                return dataclasses.replace(before, dry_run=True), {}, {}
+            if before.silent:
+                _say(before)
+                return before, {}, {}
         faults: list[tuple[str, str]] = []
 
         def ask(name: str, value: Any) -> Any:
@@ -120,6 +122,9 @@ class Fields:
             defaults=plugins_defaults,
             recording=recording,
         )
+        if settings.silent:
+            _say(settings)
+            return settings, {}, {}
         for name, line in faults:
             if settings.strict:
                 raise SettingsError(line, field=name)
