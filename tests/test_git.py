@@ -131,6 +131,7 @@ def test_who_gave_version_and_application_does_not_wait_and_the_end_carries_the_
     given = resolve({"version": "1", "application_key": "web"})
     assert git.ld_deploy_provide_defaults(given) is None
     assert git.ld_deploy_add_metadata(RECORD) is None
+    git.ld_deploy_started(RECORD)
     assert git.ld_deploy_modify_event(_event(EventType.CUSTOM)) is None
     monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))  # as deploys do on their way
     for thread in threading.enumerate():
@@ -143,7 +144,16 @@ def test_who_gave_version_and_application_does_not_wait_and_the_end_carries_the_
         "branch": "main",
         "dirty": False,
     }
-    assert git._open == {}
+    assert RECORD.identity not in git._open
+
+
+def test_a_deployment_that_ends_before_its_start_is_told_has_the_metadata_all_the_same(repository: Path) -> None:
+    git.ld_deploy_provide_defaults(resolve({"version": "1", "application_key": "web"}))
+    git.ld_deploy_add_metadata(RECORD)
+    assert git._open[RECORD.identity].is_asked is False
+    git.ld_deploy_modify_event(_event(EventType.FINISHED))
+    git.ld_deploy_started(RECORD)
+    assert RECORD.identity not in git._open
 
 
 def test_what_the_event_says_already_stays(repository: Path) -> None:
