@@ -20,7 +20,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
-from ld_deploy_hooks._importing import importing
+from ld_deploy_hooks._forking import unforkable
 
 __all__ = ["HEARTBEAT", "Death", "Owner", "death_of", "forget_dead", "owners_in"]
 
@@ -60,7 +60,7 @@ class Owner:
         self._noted = False
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
         # A fork waits for it, and finds it among the files.
-        with importing():
+        with unforkable():
             self._file = os.open(self._path, flags, 0o600)
             _files.add(self._file)
         try:

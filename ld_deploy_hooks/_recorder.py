@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ld_deploy_hooks._clock import monotonic, now
 from ld_deploy_hooks._errors import OutboxError
-from ld_deploy_hooks._importing import importing
+from ld_deploy_hooks._forking import unforkable
 from ld_deploy_hooks._left import Step
 from ld_deploy_hooks._log import internal_fault, say_once
 from ld_deploy_hooks._records import DeploymentEvent, DeploymentRecord, EventType
@@ -244,7 +244,7 @@ class Recorder:
         return quiet
 
     def _make_client(self) -> Client:
-        with importing():
+        with unforkable():
             from ld_deploy_hooks._launchdarkly import Client
 
             token = self.settings.access_token

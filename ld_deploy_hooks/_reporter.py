@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from ld_deploy_hooks._clock import monotonic
 from ld_deploy_hooks._door import deployhooks_folder
 from ld_deploy_hooks._errors import OutboxError
+from ld_deploy_hooks._forking import was_waited_for
 from ld_deploy_hooks._log import internal_fault, logger
 from ld_deploy_hooks._recorder import Recorder
 from ld_deploy_hooks._records import DeploymentEvent, DeploymentRecord
@@ -242,6 +243,9 @@ def _still_interrupted() -> None:
 def _after_fork_in_child() -> None:
     global _lock
     _lock = threading.RLock()
+    if was_waited_for():
+        for store in _stores.values():
+            store.writer.close_inherited()
     _inherited.extend(_reporters.values())
     _reporters.clear()
     _stores.clear()

@@ -14,7 +14,7 @@ from types import FrameType
 from typing import Any
 
 # Its fork hooks, and those of logging, are to be registered before ours.
-from ld_deploy_hooks import _importing as _importing
+from ld_deploy_hooks import _forking as _hooks_of_forks  # noqa: F401
 
 __all__ = ["Signals"]
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from ld_deploy_hooks._clock import now
 from ld_deploy_hooks._errors import OutboxError
-from ld_deploy_hooks._importing import importing
+from ld_deploy_hooks._forking import unforkable
 from ld_deploy_hooks._left import Step, leave, take_up
 from ld_deploy_hooks._log import internal_fault, say_once
 from ld_deploy_hooks._owner import HEARTBEAT, Death, Owner, death_of, forget_dead, owners_in
@@ -55,7 +55,7 @@ class Store:
 
     def _open(self) -> Outbox:
         # Imported here, in the writer's thread: sqlite3 is no business of the caller's.
-        with importing():
+        with unforkable():
             from ld_deploy_hooks._outbox import Outbox, on_network
 
         box = Outbox(self._path)

@@ -14,6 +14,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from ld_deploy_hooks._clock import monotonic
 from ld_deploy_hooks._errors import OutboxError
+from ld_deploy_hooks._forking import unforkable
 from ld_deploy_hooks._log import internal_fault
 
 __all__ = ["Direct", "Store", "Writer"]
@@ -34,6 +35,9 @@ class Store(Protocol):
 
     def close(self) -> None:
         """Close the connection."""
+
+    def close_inherited(self) -> None:
+        """Close the connection in a forked child."""
 
 
 S = TypeVar("S", bound=Store)
@@ -80,6 +84,11 @@ class Writer(Generic[S]):
         self._closed = True
         return not self._thread.is_alive()
 
+    def close_inherited(self) -> None:
+        """Close the store in a forked child, where the thread is no more."""
+        if self._store is not None:
+            self._store.close_inherited()
+
     def _run(self) -> None:
         going = True
         last_beat = monotonic()
@@ -93,8 +102,9 @@ class Writer(Generic[S]):
                 if self._store is not None:
                     self._beat()
         if self._store is not None:
-            self._store.close()
-            self._store = None
+            with unforkable():
+                self._store.close()
+                self._store = None
         self._refuse_the_rest()
 
     def _refuse_the_rest(self) -> None:
@@ -121,7 +131,8 @@ class Writer(Generic[S]):
     def _commit(self, group: list[tuple[Callable[[S], Any], Future[Any]]]) -> None:
         try:
             if group and self._store is None:
-                self._store = self._open_store()
+                with unforkable():
+                    self._store = self._open_store()
         except Exception as error:
             # It concerns them all: none of them has to find out again, which may take long.
             for _, future in group:
@@ -146,7 +157,7 @@ class Writer(Generic[S]):
 
     def _together(self, commands: list[Callable[[S], Any]]) -> list[Any]:
         assert self._store is not None
-        with self._store.transaction():
+        with unforkable(), self._store.transaction():
             return [command(self._store) for command in commands]
 
     def _fail(self, future: Future[Any], error: Exception) -> None:
@@ -184,6 +195,9 @@ class Direct(Generic[S]):
         finally:
             self._turn.release()
         return future
+
+    def close_inherited(self) -> None:
+        """Do nothing: the store was closed after each command."""
 
     def close(self, timeout: float) -> bool:
         """Do nothing more."""

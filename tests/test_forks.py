@@ -109,6 +109,28 @@ leave(3)
     assert told(server.events) == {"v1": ["started", "finished"], "v2": ["started", "finished"]}
 
 
+def test_children_that_deploy_while_their_parent_writes_lose_nothing(deploys: Deploys, server: FaultServer) -> None:
+    source = """
+for number in range(30):
+    with deployment("billing", version=f"v{number}") as d:
+        d.custom(number=number)
+        if not os.fork():
+            with deployment("billing", version=f"child{number}"):
+                pass
+            os._exit(0)
+    os.wait()
+leave(3)
+"""
+    deploys.set(LD_DEPLOY_FLUSH_TIMEOUT="20")
+    ended = deploys.run(source)
+    # No child has waited in vain, and none has lost anything.
+    assert (ended.status, ended.stderr) == (3, "")
+    deploys.next_run()
+    facts = {version: [kind for kind in kinds if kind != "custom"] for version, kinds in told(server.events).items()}
+    assert facts == {f"{who}{number}": ["started", "finished"] for who in ("v", "child") for number in range(30)}
+    assert repeats(server.events) == 0
+
+
 def test_a_child_that_lives_on_does_not_keep_its_dead_parent_alive(deploys: Deploys, server: FaultServer) -> None:
     source = """
 with deployment("billing", version="v1"):

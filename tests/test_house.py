@@ -30,7 +30,7 @@ FLOORS = {
     "_version": 0,
     "_deployhooks": 0.5,
     "_hosts": 0.5,
-    "_importing": 0.5,
+    "_forking": 0.5,
     "_mapping": 0.5,
     "_metadata": 0.5,
     "_pyproject": 0.5,

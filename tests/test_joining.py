@@ -420,11 +420,11 @@ def test_a_fork_waits_for_an_import_in_a_thread_but_not_for_ever(
 ) -> None:
     source = f"""
 import os, threading, time
-from ld_deploy_hooks._importing import importing
+from ld_deploy_hooks._forking import unforkable
 
 def work():
     global finished
-    with importing():
+    with unforkable():
         begun.set()
         time.sleep({seconds})
         finished = True
@@ -434,7 +434,7 @@ threading.Thread(target=work, daemon=True).start()
 begun.wait()
 pid = os.fork()
 if not pid:
-    with importing():
+    with unforkable():
         os._exit(finished)
 assert time.monotonic() - start < 10
 print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))

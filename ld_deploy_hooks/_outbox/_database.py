@@ -87,6 +87,17 @@ class Database:
                 self._connection.close()
             self._connection = None
 
+    def close_inherited(self) -> None:
+        """Close the connection in a forked child, whose fork has waited for the end of every transaction.
+
+        SQLite knows a file by one record in a process: over a connection of its parent's a child would take locks for
+        its own that only the parent has.
+        """
+        if self._connection is not None:
+            with suppress(sqlite3.Error):
+                self._connection.close()
+            self._connection = None
+
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """Commit what the block does, or undo it if it raises.
@@ -193,7 +204,14 @@ class Database:
         return self._connect(f"{path.absolute().as_uri()}?mode=rw")
 
     def _connect(self, where: str) -> sqlite3.Connection:
-        connection = sqlite3.connect(where, timeout=0, isolation_level=None, uri=True)
+        connection = sqlite3.connect(
+            where,
+            timeout=0,
+            isolation_level=None,
+            uri=True,
+            # In a forked child it is closed by the thread that forked.
+            check_same_thread=False,
+        )
         # A reference to itself, which only close() ends. Otherwise a forked child that forgets its parent's connection
         # would close it, and with that undo in the file what the parent is about to commit.
         connection.create_function("keep", 0, lambda kept=connection: None)

@@ -50,6 +50,10 @@ class Queue:
         """Close the file; nothing can be done with this object afterwards. Leases stay until they end."""
         self._database.close()
 
+    def close_inherited(self) -> None:
+        """Close the file in a forked child, whose fork has waited for the end of every transaction."""
+        self._database.close_inherited()
+
     # -- recording ----------------------------------------------------------------------------------------------------
 
     def open_deployment(

@@ -1,4 +1,8 @@
-"""Imports in threads, which a fork waits for: a child that inherits a module's lock hangs at its own import of it."""
+"""What a fork must not come into the middle of, and waits for: an import, a transaction, in a thread of ours.
+
+A child that inherits a module's lock hangs at its own import of it. One that inherits SQLite in the middle of a
+transaction sees locks that nobody will ever give up.
+"""
 
 from __future__ import annotations
 
@@ -10,18 +14,19 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["importing"]
+__all__ = ["unforkable", "was_waited_for"]
 
 # Seconds that a fork waits.
 _PATIENCE = 1.0
 
 _changed = threading.Condition()
 _at_work = 0
+_waited_for = True
 
 
 @contextmanager
-def importing() -> Iterator[None]:
-    """Do an import in the block, in a thread of ours."""
+def unforkable() -> Iterator[None]:
+    """Do in the block what a fork is to wait for."""
     global _at_work
     with _changed:
         _at_work += 1
@@ -33,10 +38,16 @@ def importing() -> Iterator[None]:
             _changed.notify_all()
 
 
+def was_waited_for() -> bool:
+    """Whether the fork that made this process has waited for the end of everything."""
+    return _waited_for
+
+
 def _before_fork() -> None:
+    global _waited_for
     # Held over the fork, so that none begins meanwhile.
     _changed.acquire()
-    _changed.wait_for(lambda: not _at_work, _PATIENCE)
+    _waited_for = _changed.wait_for(lambda: not _at_work, _PATIENCE)
 
 
 def _after_fork_in_child() -> None:
