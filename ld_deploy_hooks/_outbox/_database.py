@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -74,6 +75,7 @@ class Database:
         self.set_aside: Path | None = None
         self._path = path
         self._process = os.getpid()
+        self._thread = threading.get_ident()
         self._depth = 0
         self._closed = False
         self._file: tuple[int, int] | None = None
@@ -140,9 +142,12 @@ class Database:
             raise self._fault(error) from None
 
     def _usable(self) -> sqlite3.Connection:
-        if os.getpid() != self._process or self._closed:
-            state = "closed" if self._closed else "another process's, which this one was forked from"
-            raise self._error(f"cannot be used: it is {state}.")
+        if self._closed:
+            raise self._error("cannot be used: it is closed.")
+        if os.getpid() != self._process:
+            raise self._error("cannot be used: it is another process's, which this one was forked from.")
+        if threading.get_ident() != self._thread:
+            raise self._error("cannot be used: it is another thread's.")
         if self._connection is None and self._depth == 0:
             self._connection = self._open()
         if self._connection is None or (self._depth > 0 and not self._connection.in_transaction):
@@ -209,7 +214,7 @@ class Database:
             timeout=0,
             isolation_level=None,
             uri=True,
-            # In a forked child it is closed by the thread that forked.
+            # In a forked child another thread closes it.
             check_same_thread=False,
         )
         # A reference to itself, which only close() ends. Otherwise a forked child that forgets its parent's connection
