@@ -109,6 +109,8 @@ class Database:
         Raises:
             OutboxError: it could not be committed; nothing of it is kept.
         """
+        # First of all: what is refused here may not undo what another thread is doing.
+        self._usable()
         point = f"command_{self._depth}"
         outermost = self._depth == 0
         try:
