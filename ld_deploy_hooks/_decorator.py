@@ -10,10 +10,9 @@ from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from ld_deploy_hooks._door import host_room, surroundings_of
-from ld_deploy_hooks._entries import Bound, Call, Entry, begun, begun_async, leave, take_bound
+from ld_deploy_hooks._entries import Bound, Call, Entry, begun, begun_async, leave, over, over_async, take_bound
 from ld_deploy_hooks._log import internal_fault
 from ld_deploy_hooks._verdicts import Verdict
-from ld_deploy_hooks._waiting import wait, wait_async
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -114,7 +113,7 @@ class Around:
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> Literal[False]:
         if not self._handed_over:
-            wait(self._leave(error))
+            over(self._leave(error))
         return False
 
     async def __aenter__(self) -> Around:
@@ -123,7 +122,7 @@ class Around:
         return self
 
     async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> Literal[False]:
-        await wait_async(self._leave(error))
+        await over_async(self._leave(error))
         return False
 
     def _enter(self) -> Entry:
@@ -168,9 +167,9 @@ class Around:
         try:
             self.result = await coroutine
         except BaseException as error:
-            await wait_async(self._leave(error))
+            await over_async(self._leave(error))
             raise
-        await wait_async(self._leave(None))
+        await over_async(self._leave(None))
         return self.result
 
     def _leave(self, error: BaseException | None) -> Future[bool] | None:

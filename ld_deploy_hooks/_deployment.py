@@ -21,11 +21,12 @@ from ld_deploy_hooks._entries import (
     entries,
     leave,
     outer,
+    over,
+    over_async,
     unbind,
 )
 from ld_deploy_hooks._fields import Fields
 from ld_deploy_hooks._log import internal_fault, say_once
-from ld_deploy_hooks._waiting import wait, wait_async
 
 if TYPE_CHECKING:
     from ld_deploy_hooks._handle import Deployment
@@ -42,6 +43,7 @@ __all__ = [
     "deployment",
     "flush",
     "leave",
+    "over",
     "unbind",
 ]
 
@@ -79,7 +81,7 @@ class Block:
         return begun(self._enter_here(id(sys._getframe(1))))
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> Literal[False]:
-        wait(leave(self._innermost(id(sys._getframe(1))), error))
+        over(leave(self._innermost(id(sys._getframe(1))), error))
         return False
 
     def __aenter__(self) -> Coroutine[Any, Any, Deployment]:
@@ -94,7 +96,7 @@ class Block:
         return self._aexit(error, id(sys._getframe(1)))
 
     async def _aexit(self, error: BaseException | None, frame: int) -> Literal[False]:
-        await wait_async(leave(self._innermost(frame), error))
+        await over_async(leave(self._innermost(frame), error))
         return False
 
     def enter(self, call: Call, frame: int | None = None) -> Entry:

@@ -33,6 +33,8 @@ __all__ = [
     "entries",
     "leave",
     "outer",
+    "over",
+    "over_async",
     "take_bound",
     "unbind",
 ]
@@ -230,6 +232,24 @@ def leave(entry: Entry | None, error: BaseException | None, *, failed: bool = Fa
     except Exception as fault:
         internal_fault("Ending a deployment", fault)
         return None
+
+
+def over(end: Future[bool] | None) -> None:
+    """Wait until the end that :func:`leave` has told is on disk, and let go of the signals that were to wait for it."""
+    if end is not None:
+        from ld_deploy_hooks._run import let_go
+
+        wait(end)
+        let_go()
+
+
+async def over_async(end: Future[bool] | None) -> None:
+    """As :func:`over`, without blocking the event loop."""
+    if end is not None:
+        from ld_deploy_hooks._run import let_go
+
+        await wait_async(end)
+        let_go()
 
 
 def _verdict(error: BaseException | None) -> Verdict:

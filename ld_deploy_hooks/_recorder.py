@@ -113,12 +113,20 @@ class Recorder:
     def _step(self, deployment_id: str | None, event: DeploymentEvent) -> Step:
         return Step(deployment_id, self.settings.base_uri, self._store.owner_id, event)
 
-    def cut_off(self, deployment_id: str, end: Callable[[], tuple[DeploymentEvent, DeploymentRecord]]) -> Future[bool]:
-        """Record the end that ``end`` makes in the writer's thread; a signal handler may do nothing but wait."""
+    def cut_off(
+        self, deployment_id: str, end: Callable[[bool], tuple[DeploymentEvent, DeploymentRecord]]
+    ) -> Future[bool]:
+        """Record the end of a deployment whose process is about to die of a signal.
+
+        Args:
+            deployment_id: its UUID.
+            end: makes its end. It is asked with whether plugins may be, in the writer's thread: a signal handler may do
+                nothing but wait.
+        """
         made: list[DeploymentRecord] = []
 
         def command(box: Outbox) -> bool:
-            event, record = end()
+            event, record = end(True)
             made[:] = [record]
             return box.end_deployment(id=deployment_id, event=event, now=now())
 
@@ -126,7 +134,12 @@ class Recorder:
             if recorded:
                 self.plugins.failed(made[0], None)
 
-        return self._record(command, tell, of=deployment_id)
+        return self._record(command, tell, of=deployment_id, step=self._step(deployment_id, end(False)[0]))
+
+    def leave_undone(self) -> None:
+        """Leave what is not durable yet to the next run; takes no lock that others hold."""
+        if self._undone:
+            self._store.leave(list(self._undone.values()))
 
     def note_signal(self, deployment_id: str, number: int) -> None:
         """Keep in the outbox that a signal came, for whoever may have to recover the deployment."""

@@ -8,20 +8,32 @@ import threading
 from collections.abc import Collection
 from concurrent.futures import Future
 from contextlib import suppress
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from ld_deploy_hooks._clock import monotonic
 from ld_deploy_hooks._log import internal_fault
 from ld_deploy_hooks._records import Identity
 
 # What it does at exit is registered before our own, and so runs after it: what our own tells is waited for.
-from ld_deploy_hooks._reporter import close_all  # noqa: F401
+from ld_deploy_hooks._reporter import Reporter, close_all  # noqa: F401
 from ld_deploy_hooks._signals import Signals
 
-__all__ = ["Registry"]
+__all__ = ["End", "Registry"]
 
 # Seconds that a process may live on after SIGTERM: Jenkins kills after 5.
 _SIGNAL = 2.0
+
+
+class End(NamedTuple):
+    """An end that is being told.
+
+    Attributes:
+        reporter: who does it.
+        durable: done when it is on disk.
+    """
+
+    reporter: Reporter
+    durable: Future[bool]
 
 
 class Present(Protocol):
@@ -33,8 +45,8 @@ class Present(Protocol):
 
     settling: bool
 
-    def cancel(self, number: int) -> tuple[Any, Future[bool]] | None:
-        """Have the end told of a run that a signal kills; return the recorder and when it is durable."""
+    def cancel(self, number: int) -> End | None:
+        """Have the end told of a run that a signal kills."""
 
     def note_signal(self, number: int) -> None:
         """Keep in mind that a signal came."""
@@ -63,6 +75,8 @@ class Registry(Generic[R]):
         self.open: dict[tuple[str, Identity], R] = {}
         self.parents: set[Identity] = set()
         self.signals = Signals(self._cut_off, self._note_signal)
+        # Ends that may not be on disk yet: a signal waits for these, too.
+        self._ends: list[End] = []
         atexit.register(self._at_exit)
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._after_fork_in_child)
@@ -73,14 +87,22 @@ class Registry(Generic[R]):
             settled = [run for run in self.present if not run.settling]
             return settled[0] if len(settled) == 1 else None
 
-    def remove(self, run: R, key: tuple[str, Identity] | None) -> None:
-        """Forget a run that is over."""
+    def remove(self, run: R, key: tuple[str, Identity] | None, end: End | None = None) -> None:
+        """Forget a run that is over, but not an end of it that is being told."""
         with self.lock:
+            if end is not None:
+                self._ends.append(end)
             if run in self.present:
                 self.present.remove(run)
             if key is not None and self.open.get(key) is run:
                 del self.open[key]
-            if not self.open:
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Put back the handlers of signals, unless a deployment is open or an end is not on disk yet."""
+        with self.lock:
+            self._ends = [end for end in self._ends if not end.durable.done()]
+            if not self.open and not self._ends:
                 self.signals.release()
 
     def forget(self, kept: Collection[R]) -> None:
@@ -91,12 +113,15 @@ class Registry(Generic[R]):
 
     def _cut_off(self, number: int) -> None:
         deadline = monotonic() + _SIGNAL
-        told = [cancelled for run in list(self.present) if (cancelled := run.cancel(number)) is not None]
-        for _, future in told:
+        ends = [end for end in self._ends if not end.durable.done()]
+        ends += [end for run in list(self.present) if (end := run.cancel(number)) is not None]
+        for end in ends:
             with suppress(Exception):
-                future.exception(max(deadline - monotonic(), 0))
-        for recorder in {recorder for recorder, _ in told}:
-            recorder.send(max(deadline - monotonic(), 0))
+                end.durable.exception(max(deadline - monotonic(), 0))
+        for reporter in {end.reporter for end in ends if not end.durable.done()}:
+            reporter.leave_undone()
+        for reporter in {end.reporter for end in ends}:
+            reporter.send(max(deadline - monotonic(), 0))
 
     def _note_signal(self, number: int) -> None:
         for run in list(self.present):
@@ -114,3 +139,4 @@ class Registry(Generic[R]):
         self.parents.update(identity for _, identity in self.open)
         self.present.clear()
         self.open.clear()
+        self._ends.clear()

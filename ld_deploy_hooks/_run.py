@@ -19,12 +19,12 @@ from ld_deploy_hooks._outcome import Outcome
 from ld_deploy_hooks._parent import parent_identity
 from ld_deploy_hooks._plan import Plan
 from ld_deploy_hooks._records import DeploymentEvent, DeploymentRecord, EventType, Identity
-from ld_deploy_hooks._registry import Registry
+from ld_deploy_hooks._registry import End, Registry
 from ld_deploy_hooks._reporter import Reporter, reporter_of
 from ld_deploy_hooks._settings import Settings
 from ld_deploy_hooks._verdicts import FINISHED, Verdict
 
-__all__ = ["Run", "forget_runs", "only_run", "present_runs"]
+__all__ = ["Run", "forget_runs", "let_go", "only_run", "present_runs"]
 
 # Seconds that one waits for another thread to have recorded the end of its run.
 _ENDING = 1.0
@@ -247,17 +247,17 @@ class Run:
         # Last: until here Ctrl-C leaves it open, for the exit to end.
         self.state = "failed" if verdict.failed else "finished"
 
-    def cancel(self, number: int) -> tuple[Reporter, Future[bool]] | None:
+    def cancel(self, number: int) -> End | None:
         """Tell the end of a run that a signal is about to kill; takes no lock, as a signal handler must not."""
         if not self.is_ours or self.state != "started" or not self._told or self._told_by_parent:
             return None
         at = self._now_at_least()
         verdict = Verdict(failed=True, reason="cancelled", error=signal.Signals(number).name, exit_code=128 + number)
 
-        def end() -> tuple[DeploymentEvent, DeploymentRecord]:
-            return self._ending(verdict, at), replace(self.record(verdict), state="failed", ended_at=at)
+        def end(ask: bool) -> tuple[DeploymentEvent, DeploymentRecord]:
+            return self._ending(verdict, at, ask=ask), replace(self.record(verdict), state="failed", ended_at=at)
 
-        return self._reporter, self._reporter.cut_off(self.id, end)
+        return End(self._reporter, self._reporter.cut_off(self.id, end))
 
     def note_signal(self, number: int) -> None:
         """Keep in mind that a signal came, which is the user's own handler's business unless the run fails."""
@@ -271,17 +271,18 @@ class Run:
         return max(now(), (self.started_at or 0) + elapsed)
 
     def _end(self) -> Future[bool] | None:
+        end = None
         try:
             if self._told and not self._told_by_parent:
-                return self._tell_end(*self._way_out)
+                end = End(self._reporter, self._tell_end(*self._way_out))
         except Exception as fault:
             internal_fault("Ending a deployment", fault)
         finally:
             # The exception leads to the frames of the deploy, which must not live on for our sake.
             self._way_out = (FINISHED, None)
             self._over.set()
-            _runs.remove(self, self._key)
-        return None
+            _runs.remove(self, self._key, end)
+        return end.durable if end is not None else None
 
     def host_went(self, host: str, error: BaseException | None, *, failed: bool) -> None:
         """Note how a call on ``host`` fared."""
@@ -374,6 +375,11 @@ def only_run() -> Run | None:
 def present_runs() -> set[Run]:
     """Return every run of this process with somebody inside."""
     return set(_runs.present)
+
+
+def let_go() -> None:
+    """Put back the handlers of signals, unless a deployment is open or an end is not on disk yet."""
+    _runs.let_go()
 
 
 def forget_runs(kept: Collection[Run]) -> None:

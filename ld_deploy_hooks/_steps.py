@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal
 
-from ld_deploy_hooks._deployment import Block, Bound, Call, Entry, begun, bind, leave, unbind
+from ld_deploy_hooks._deployment import Block, Bound, Call, Entry, begun, bind, leave, over, unbind
 from ld_deploy_hooks._errors import SettingsError
 from ld_deploy_hooks._log import internal_fault
-from ld_deploy_hooks._waiting import wait
 
 __all__ = ["Group", "Step", "Steps"]
 
@@ -69,7 +68,7 @@ class Group:
     def close(self, error: BaseException | None) -> None:
         """Leave the block."""
         entry, self.entry = self.entry, None
-        wait(leave(entry, error))
+        over(leave(entry, error))
 
 
 class Steps:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -126,17 +128,53 @@ def test_a_service_that_does_not_answer_holds_a_signal_up_for_two_seconds(deploy
         assert server.events[-1]["eventMetadata"]["reason"] == "cancelled"
 
 
-def test_an_outbox_that_is_held_by_another_holds_a_signal_up_for_two_seconds(
-    deploys: Deploys, server: FaultServer
-) -> None:
-    running = deploys.start(deploy(WAITS["sleep"])).until_ready()
+@contextlib.contextmanager
+def held(deploys: Deploys) -> Iterator[None]:
+    """Hold the outbox in the block, as another process may."""
     with opened(deploys.outbox) as box, box.transaction():
         box.hold("somebody else's", until=0)
+        yield
+
+
+@pytest.mark.parametrize("since", ["before the start", "after it"])
+def test_an_outbox_that_is_held_by_another_holds_a_signal_up_for_two_seconds(
+    deploys: Deploys, server: FaultServer, since: str
+) -> None:
+    running = deploys.start(deploy(WAITS["sleep"])).until_ready() if since == "after it" else None
+    with held(deploys):
+        running = running or deploys.start(deploy(WAITS["sleep"])).until_ready()
         ended = running.send(signal.SIGTERM).ends()
     assert ended.status == -signal.SIGTERM
     assert ended.lingered < BOUND
     deploys.next_run()
     assert told(server.events) == {"v1": ["started", "failed"]}
+    metadata = server.events[-1]["eventMetadata"]
+    assert (metadata["reason"], metadata["error"], metadata["exitCode"]) == ("cancelled", "SIGTERM", 143)
+
+
+@pytest.mark.parametrize("waited", [False, True], ids=["while the block waits for its end", "after that"])
+def test_an_end_that_is_not_on_disk_yet_is_none_the_less_how_it_ended(
+    deploys: Deploys, server: FaultServer, waited: bool
+) -> None:
+    source = f"""
+with deployment("billing", version="v1"):
+    ready()
+    while not os.path.exists("held"): time.sleep(0.01)
+    {"" if waited else "threading.Timer(0.3, print, ['over'], {'flush': True}).start()"}
+print('over', flush=True)
+time.sleep(60)
+"""
+    running = deploys.start(source).until_ready()
+    with held(deploys):
+        (deploys.folder / "held").touch()
+        while "over" not in running.so_far():
+            assert running.process.poll() is None
+            time.sleep(0.005)
+        ended = running.send(signal.SIGTERM).ends()
+    assert ended.status == -signal.SIGTERM
+    assert ended.lingered < BOUND
+    deploys.next_run()
+    assert told(server.events) == {"v1": ["started", "finished"]}
 
 
 def test_a_second_signal_kills_at_once(deploys: Deploys) -> None:

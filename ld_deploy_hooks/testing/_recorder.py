@@ -187,9 +187,14 @@ class _Reporter:
     def custom(self, event: DeploymentEvent, record: DeploymentRecord, metadata: Mapping[str, Any]) -> Future[None]:
         return self._record(event, lambda: self.plugins.custom(record, metadata))
 
-    def cut_off(self, deployment_id: str, end: Callable[[], tuple[DeploymentEvent, DeploymentRecord]]) -> Future[bool]:
+    def cut_off(
+        self, deployment_id: str, end: Callable[[bool], tuple[DeploymentEvent, DeploymentRecord]]
+    ) -> Future[bool]:
         # The process is about to die of a signal, and the recording with it.
         return _done(False)
+
+    def leave_undone(self) -> None:
+        """There is no next run."""
 
     def note_signal(self, deployment_id: str, number: int) -> None:
         """The run itself keeps it in mind."""
