@@ -1,26 +1,27 @@
 """What a process could not record before it had to go: it leaves it beside the outbox, and the next run records it.
 
-That is for an outbox that another process holds for longer than this one may wait.
+That is for an outbox that another process holds for longer than this one may wait, or that cannot be used.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import uuid
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from ld_deploy_hooks._clock import now
 from ld_deploy_hooks._errors import OutboxError
-from ld_deploy_hooks._log import internal_fault
+from ld_deploy_hooks._log import logger
 from ld_deploy_hooks._records import DeploymentEvent, EventType
 from ld_deploy_hooks._recovery import details_of
 
 if TYPE_CHECKING:
     from ld_deploy_hooks._outbox import Outbox
 
-__all__ = ["Step", "leave", "take_up"]
+__all__ = ["Step", "leave", "remove", "take_up"]
 
 
 class Step(NamedTuple):
@@ -66,7 +67,7 @@ class Step(NamedTuple):
 
 def leave(folder: Path, owner: str, steps: list[Step]) -> Path | None:
     """Leave steps, in their order, for the next run; return the file, or None if it could not be written."""
-    path = folder / f"{owner}.json"
+    path = folder / f"{owner}-{uuid.uuid4().hex}.json"
     content = [[step.deployment_id, step.base_uri, step.owner, step.event.to_json()] for step in steps]
     part = path.with_suffix(".part")
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_NOFOLLOW", 0)
@@ -84,21 +85,48 @@ def leave(folder: Path, owner: str, steps: list[Step]) -> Path | None:
     return path
 
 
-def take_up(folder: Path, box: Outbox) -> None:
-    """Record what other processes have left; any number of processes may do this at the same time."""
+def take_up(folder: Path, box: Outbox) -> list[Path]:
+    """Record what other processes have left; any number of processes may do this at the same time.
+
+    Returns:
+        The files that are recorded, to be removed once that is durable.
+    """
     try:
-        files = sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime)
+        files = sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime_ns)
     except OSError:
-        return
+        return []
+    recorded = []
     for path in files:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             with box.transaction():
                 for deployment_id, base_uri, owner, event in content:
                     Step(deployment_id, base_uri, owner, DeploymentEvent.from_json(event)).record(box)
-            path.unlink()
+            recorded.append(path)
         except (OSError, OutboxError):
             # Another was faster, or it is tried again by the next run.
             continue
         except Exception as error:
-            internal_fault("Recording what another process has left", error)
+            _set_aside(path, error)
+    return recorded
+
+
+def remove(files: list[Path]) -> None:
+    """Remove files that are recorded."""
+    for path in files:
+        with suppress(OSError):
+            path.unlink()
+
+
+def _set_aside(path: Path, error: Exception) -> None:
+    """Move away what no run can read: it would be tried, and said, by each."""
+    aside = path.with_suffix(".unreadable")
+    with suppress(OSError):
+        path.replace(aside)
+        logger.warning(
+            "What an earlier run has left in %s cannot be read (%s); it was moved to %s and is not sent. Keep that "
+            "file if you need to know what it was.",
+            path,
+            type(error).__name__,
+            aside,
+        )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError  # the built-in one only from Python 3.11 on
@@ -14,9 +13,10 @@ from ld_deploy_hooks._errors import OutboxError
 from ld_deploy_hooks._forking import unforkable
 from ld_deploy_hooks._left import Step
 from ld_deploy_hooks._log import internal_fault, say_once
-from ld_deploy_hooks._records import DeploymentEvent, DeploymentRecord, EventType
+from ld_deploy_hooks._records import DeploymentEvent, DeploymentRecord
 from ld_deploy_hooks._sender import Sender
 from ld_deploy_hooks._settings import Settings, is_loopback
+from ld_deploy_hooks._spare import Spare
 from ld_deploy_hooks._store import Journal, Store
 from ld_deploy_hooks._version import __version__
 
@@ -45,21 +45,15 @@ class Recorder:
         self.plugins = plugins
         self._store = store
         self._journal = Journal(store, settings.base_uri, plugins)
-        self._spare: Journal | None = None
-        self._spare_store: Store | None = None
+        self._journals = [self._journal]
+        self._spare = Spare(settings.base_uri, plugins, self._journals.append)
         self._kept_house = False
         self._closed = False
         # Open deployments whose start has come to the writer: Ctrl-C may have hit on the way there.
         self._begun: set[str] = set()
-        # Deployments whose start is in memory: their end goes there too, and not past it.
-        self._in_memory: set[str] = set()
-        # A signal handler may come in while its own thread holds it.
-        self._spare_lock = threading.RLock()
-        # What is not durable yet, in its order; and how those ended whose end alone is in memory, by id.
+        # What is not durable yet, in its order.
         self._undone: dict[int, Step] = {}
-        self._ends_in_memory: dict[str, str] = {}
         self.lost = False
-        self._journals = [self._journal]
         self._sender = Sender(self._journals, self._make_client) if settings.sendable else None
 
     def started(self, event: DeploymentEvent, record: DeploymentRecord) -> Future[list[DeploymentRecord]]:
@@ -79,15 +73,21 @@ class Recorder:
             self.plugins.started(record)
 
         self._journal.owns(record.id)
+        # First of all: the end of what seems to be left open may lie there.
+        self._store.take_up()
         recorded = self._record(command, tell, of=record.id, step=step)
-        self._keep_house()
+        if not self._kept_house:
+            # Whatever else dead runs left behind is recovered once, and behind the event of the deploy that runs.
+            self._kept_house = True
+            self._store.keep_house().add_done_callback(self._house_is_kept)
         return recorded
 
-    def _keep_house(self) -> None:
-        """Recover whatever else dead runs left behind, once and behind the event of the deploy that runs."""
-        if not self._kept_house:
-            self._kept_house = True
-            self._record(self._store.keep_house, self._tell_recovered)
+    def _house_is_kept(self, kept: Future[list[DeploymentRecord]]) -> None:
+        # An outbox that cannot be used was said by who wanted to record.
+        if kept.exception() is None:
+            self._tell_recovered(kept.result())
+            if self._sender is not None:
+                self._sender.wake()
 
     def _tell_recovered(self, records: list[DeploymentRecord]) -> None:
         for record in records:
@@ -183,19 +183,22 @@ class Recorder:
             OutboxError: the outbox cannot be used.
         """
         self._kept_house = True
-        recovered = self._store.writer.submit(self._store.keep_house).result()
+        recovered = self._store.keep_house().result()
         self._tell_recovered(recovered)
         return recovered
 
-    def left(self, timeout: float = 0.3) -> str | None:
+    def left(self, timeout: float = 0.3, *, final: bool = False) -> str | None:
         """Return the line that says what could not be delivered so far, and why; None if nothing is left.
 
         Args:
-            timeout: seconds to wait for the outbox, which another process may hold.
+            timeout: seconds to wait for the outbox, which another process may hold, and for answers to what was sent.
+            final: nothing is sent any more, and what is in memory or not on disk yet is left to the next run.
         """
         deadline = monotonic() + timeout
         lines = []
         self.lost = False
+        if final and self._sender is not None:
+            self._sender.close(timeout)
         try:
             kept = self._journal.pending(timeout)
             if kept:
@@ -204,25 +207,34 @@ class Recorder:
                     "next deployment sends them; `ld-deploy flush` does it now."
                 )
         except FutureTimeoutError:
-            lines.append(self._leave())
+            lines.append(self._not_on_disk(final=final))
         except OutboxError as error:
-            if self._spare is None:
+            if not self._spare:
                 lines.append(str(error))
         with suppress(FutureTimeoutError, OutboxError):
-            lost = self._spare.pending(max(deadline - monotonic(), 0.05)) if self._spare is not None else 0
-            if lost:
-                self.lost = True
-                lines.append(f"{lost} event(s) of this run could not be delivered and are lost: {self._why()}.")
-            elif self._ends_in_memory:
-                # Else they would be taken for killed, and told a second end.
-                self._store.delivered_elsewhere(self._ends_in_memory)
+            waiting = self._spare.waiting(self._store.owner_id, max(deadline - monotonic(), 0.05))
+            # Else they would be taken for killed, and told a second end.
+            self._store.delivered_elsewhere(self._spare.ends_but_of(waiting))
+            if waiting:
+                lines.append(self._not_from_memory(waiting, final=final))
         return " ".join(lines) or None
 
-    def _leave(self) -> str:
-        """Leave what is not durable yet to the next run, as the outbox does not answer in time; return the line."""
+    def _not_from_memory(self, waiting: list[Step], *, final: bool) -> str:
+        """Return the line that says what has not been delivered from memory."""
+        line = f"{len(waiting)} event(s) of this run could not be delivered: {self._why()}."
+        if not final:
+            return line
+        path = self._store.leave(waiting)
+        if path is None:
+            self.lost = True
+            return f"{line} They are lost: nothing can be written beside the outbox either."
+        return f"{line} They are in {path}; the next deployment that can use {self.settings.outbox} sends them."
+
+    def _not_on_disk(self, *, final: bool) -> str:
+        """Return the line that says what an outbox which does not answer in time has not taken."""
         steps = list(self._undone.values())
         busy = f"The outbox {self.settings.outbox} did not answer in time; another process may hold it."
-        if not steps:
+        if not (final and steps):
             return f"{busy} The next deployment sends what waits in it; `ld-deploy status` shows it."
         path = self._store.leave(steps)
         if path is None:
@@ -252,8 +264,7 @@ class Recorder:
         self._closed = True
         self.plugins.close()
         quiet = self._sender is None or self._sender.close(max(deadline - monotonic(), 0))
-        if self._spare_store is not None:
-            self._spare_store.close(max(deadline - monotonic(), 0))
+        self._spare.close(max(deadline - monotonic(), 0))
         return quiet
 
     def _make_client(self) -> Client:
@@ -312,30 +323,21 @@ class Recorder:
                 settle(done)
                 return
             say_once(
-                f"{error} This run's events are sent straight from memory; what cannot be sent by its end is lost."
+                f"{error} This run's events are sent straight from memory; what cannot be sent by its end is left to "
+                "the next run, if anything can be written beside the outbox."
             )
             try:
-                memory = self._memory()
+                spare = self._spare.journal()
             except RuntimeError:
                 # No thread can be started any more.
                 settle(done)
                 return
             if of is not None:
-                self._in_memory.add(of)
-                if step is not None and step.event.event_type is not EventType.STARTED:
-                    self._ends_in_memory[of] = step.event.event_type.value
-            memory.writer.submit(command).add_done_callback(settle)
+                self._spare.takes(of, step)
+            spare.writer.submit(command).add_done_callback(settle)
 
-        if of in self._in_memory:
-            self._memory().writer.submit(command).add_done_callback(settle)
+        if of in self._spare:
+            self._spare.journal().writer.submit(command).add_done_callback(settle)
         else:
             self._journal.writer.submit(command).add_done_callback(fall_back)
         return durable
-
-    def _memory(self) -> Journal:
-        with self._spare_lock:
-            if self._spare is None:
-                self._spare_store = Store(None)
-                self._spare = Journal(self._spare_store, self.settings.base_uri, self.plugins)
-                self._journals.append(self._spare)
-            return self._spare

@@ -190,10 +190,14 @@ def flush_all(timeout: float | None = None) -> bool:
     return not lines_left()
 
 
-def lines_left() -> list[str]:
-    """Return what each reporter says of what it could not deliver so far."""
+def lines_left(*, final: bool = False) -> list[str]:
+    """Return what each reporter says of what it could not deliver so far.
+
+    Args:
+        final: nothing is sent any more, and what is in memory or not on disk yet is left to the next run.
+    """
     deadline = monotonic() + _CLOSING
-    lines = [reporter.left(max(deadline - monotonic(), 0.05)) for reporter in list(_reporters.values())]
+    lines = [reporter.left(max(deadline - monotonic(), 0.05), final=final) for reporter in list(_reporters.values())]
     return [line for line in lines if line is not None]
 
 
@@ -218,7 +222,7 @@ def end_all() -> None:
         with suppress(KeyboardInterrupt):
             flush_all()
         with suppress(KeyboardInterrupt):
-            for line in lines_left():
+            for line in lines_left(final=True):
                 logger.warning("%s", line)
     except Exception as error:
         internal_fault("Waiting for events at exit", error)

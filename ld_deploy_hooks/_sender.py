@@ -26,7 +26,7 @@ _BACKOFF_MOST = 60.0
 _BACKOFF_ACROSS_RUNS = 900.0
 # How the jitter of a rate limit grows with each refusal, and its end.
 _JITTER, _JITTER_MOST = 0.5, 10.0
-# No hold-back of another run is longer than what the client makes of any hint, and the jitter.
+# No hold-back that another run has stored is longer than what the client makes of any hint, and the jitter.
 _HOLD_MOST = 300.0 + _JITTER_MOST
 # Seconds between two looks at how far a flush has come.
 _MEANWHILE = 0.1
@@ -177,9 +177,10 @@ class Sender:
                 # service has asked for patience.
                 for source in self._sources:
                     source.make_due()
-                    held = min((source.held_until() - self._began) / 1000, _HOLD_MOST)
-                    self._held_until = max(self._held_until, monotonic() + held)
-                    if held > 0:
+                    held = (source.held_until() - self._began) / 1000
+                    # One from further ahead was written by a clock that was wrong.
+                    if 0 < held <= _HOLD_MOST:
+                        self._held_until = max(self._held_until, monotonic() + held)
                         self.trouble = f"The service has asked for {held:.0f} s of patience"
             wait: float | None = 0.0
             while not self._closed:

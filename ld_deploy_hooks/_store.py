@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 from ld_deploy_hooks._clock import now
 from ld_deploy_hooks._errors import OutboxError
 from ld_deploy_hooks._forking import unforkable
-from ld_deploy_hooks._left import Step, leave, take_up
+from ld_deploy_hooks._left import Step, leave, remove, take_up
 from ld_deploy_hooks._log import internal_fault, say_once
 from ld_deploy_hooks._owner import HEARTBEAT, Death, Owner, death_of, forget_dead, owners_in
 from ld_deploy_hooks._records import DeploymentEvent, DeploymentRecord, Identity
@@ -77,8 +77,14 @@ class Store:
                     path=str(self._path),
                 ) from None
         if self._left is not None:
-            take_up(self._left, box)
+            remove(take_up(self._left, box))
         return box
+
+    def take_up(self) -> None:
+        """Have recorded what other processes have left beside the outbox."""
+        left = self._left
+        if left is not None:
+            self.writer.submit(lambda box: take_up(left, box)).add_done_callback(_remove_when_durable)
 
     def recover(
         self, box: Outbox, *, base_uri: str | None = None, identity: Identity | None = None
@@ -86,8 +92,26 @@ class Store:
         """End what dead processes left open, as a command of the writer's."""
         return recover(box, self._death_of, base_uri=base_uri, identity=identity)
 
-    def keep_house(self, box: Outbox) -> list[DeploymentRecord]:
-        """Do once in a process what keeps the outbox in order; return what was recovered."""
+    def keep_house(self) -> Future[list[DeploymentRecord]]:
+        """Do once in a process what keeps the outbox in order; the future gives what was recovered."""
+        kept: Future[list[DeploymentRecord]] = Future()
+
+        def settle(done: Future[tuple[list[DeploymentRecord], list[str]]]) -> None:
+            error = done.exception()
+            if error is not None:
+                kept.set_exception(error)
+                return
+            recovered, dead = done.result()
+            # Only now: as long as anything of theirs is open in the file, their lock has to tell that they are dead.
+            for owner in dead:
+                forget_dead(self._owners, owner)
+            kept.set_result(recovered)
+
+        self.take_up()
+        self.writer.submit(self._keep_house).add_done_callback(settle)
+        return kept
+
+    def _keep_house(self, box: Outbox) -> tuple[list[DeploymentRecord], list[str]]:
         recovered = self.recover(box)
         dead = [owner for owner in owners_in(self._owners) if self._death_of(owner) is not None] if self._owners else []
         box.void_leases(dead)
@@ -97,9 +121,7 @@ class Store:
                 f"{len(given_up)} event(s) in {self._path} were given up: {given_up[0].reason}. They are kept as "
                 "rejected; `ld-deploy retry` puts them back in line."
             )
-        for owner in dead:
-            forget_dead(self._owners, owner)
-        return recovered
+        return recovered, dead
 
     def is_dead(self, owner: str) -> bool:
         """Whether a process that has used this outbox is dead."""
@@ -111,7 +133,7 @@ class Store:
 
     def delivered_elsewhere(self, ends: Mapping[str, str]) -> None:
         """Note for whoever recovers that these deployments, by id, have ended so; no room on the disk is needed."""
-        if self._owner is not None:
+        if ends and self._owner is not None:
             self._owner.note(ends)
 
     def _death_of(self, owner: str) -> Death | None:
@@ -136,6 +158,11 @@ class Store:
         closed = self.writer.close(timeout)
         if closed and released is not None and released.exception() is None and self._owner is not None:
             self._owner.release()
+
+
+def _remove_when_durable(done: Future[list[Path]]) -> None:
+    if done.exception() is None:
+        remove(done.result())
 
 
 class Journal:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import signal
+import sqlite3
 import sys
 import time
 from collections.abc import Iterator
@@ -130,6 +132,22 @@ def test_a_deploy_that_died_without_a_word_is_told_by_the_next_run_once(
     assert told(server.events)["v1"] == ["started", "failed"]
     (failed,) = (event for event in server.events if event["eventType"] == "failed")
     assert failed["eventMetadata"]["reason"] == "killed"
+
+
+def test_what_is_known_of_a_death_is_kept_until_an_outbox_has_it(deploys: Deploys, server: FaultServer) -> None:
+    deploys.run("with deployment('billing', version='v1'):\n    os._exit(4)")
+    (owner,) = deploys.outbox.with_name("outbox.db.owners").iterdir()
+    with contextlib.closing(sqlite3.connect(deploys.outbox)) as newer:
+        ((version,),) = newer.execute("PRAGMA user_version")
+        newer.execute("PRAGMA user_version = 99")
+    # From memory: it cannot see what is open in the file.
+    assert "straight from memory" in deploys.run(PLAIN, "v2").stderr
+    assert owner.exists()
+    with contextlib.closing(sqlite3.connect(deploys.outbox)) as newer:
+        newer.execute(f"PRAGMA user_version = {version}")
+    deploys.next_run()
+    assert told(server.events) == {"v1": ["started", "failed"], "v2": ["started", "finished"]}
+    assert not owner.exists()
 
 
 ENDS = {

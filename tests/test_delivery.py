@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from told import REFUSED, Told, kinds, script, settings, told_fixture  # noqa: F401
@@ -169,12 +170,33 @@ def test_without_an_outbox_events_are_sent_from_memory(told: Told, child_env: di
     assert kinds(told.server.events) == ["started", "failed"]
 
 
-def test_without_an_outbox_and_a_service_what_is_lost_is_said(told: Told, child_env: dict[str, str]) -> None:
+def test_without_an_outbox_and_a_service_events_are_left_to_a_run_that_has_both(
+    told: Told, child_env: dict[str, str]
+) -> None:
     told.outbox.mkdir()
-    done, took = deploy(child_env | settings(REFUSED, told.outbox, LD_DEPLOY_FLUSH_TIMEOUT="0.5"))
+    told.server.answer_always(503)
+    env = child_env | settings(told.server.base_uri, told.outbox, LD_DEPLOY_FLUSH_TIMEOUT="0.5")
+    done, took = deploy(env)
     assert (done.returncode, done.stdout) == (3, "deployed\n")
     assert took < 0.5 + GRACE
-    assert "2 event(s) of this run could not be delivered and are lost" in done.stderr
+    assert "2 event(s) of this run could not be delivered: " in done.stderr
+    assert f"They are in {told.outbox}.left" in done.stderr
+    assert done.stderr.count("\n") == 2
+    told.outbox.rmdir()
+    told.server.answer_always(201)
+    done, _ = deploy(env)
+    assert done.stderr == ""
+    assert kinds(told.server.events) == ["started", "failed"] * 2
+
+
+def test_with_nowhere_to_write_and_no_service_what_is_lost_is_said(told: Told, child_env: dict[str, str]) -> None:
+    nowhere = Path("/proc/nowhere/outbox.db") if sys.platform == "linux" else told.outbox / "outbox.db"
+    told.outbox.touch()
+    done, took = deploy(child_env | settings(REFUSED, nowhere, LD_DEPLOY_FLUSH_TIMEOUT="0.5"))
+    assert (done.returncode, done.stdout) == (3, "deployed\n")
+    assert took < 0.5 + GRACE
+    assert "2 event(s) of this run could not be delivered: " in done.stderr
+    assert "They are lost" in done.stderr
     assert done.stderr.count("\n") == 2
 
 

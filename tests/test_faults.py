@@ -197,6 +197,16 @@ def test_a_reset_in_the_far_future_counts_as_fifteen_seconds(deploys: Deploys) -
         assert told(server.events) == {"v1": ["started", "finished"]}
 
 
+def test_a_hold_that_a_wrong_clock_has_stored_holds_nobody_back(deploys: Deploys) -> None:
+    with FaultServer() as server:
+        deploys.set(LD_BASE_URI=server.base_uri)
+        deploys.run(PLAIN, "v0")
+        with opened(deploys.outbox) as box:
+            box.hold(server.base_uri, until=int((time.time() + HOUR) * 1000))
+        assert_untouched(deploys.run(PLAIN))
+        assert told(server.events) == {"v0": ["started", "finished"], "v1": ["started", "finished"]}
+
+
 # -- the way there ----------------------------------------------------------------------------------------------------
 
 HANGING_DNS = """

@@ -61,6 +61,7 @@ FLOORS = {
     "_events": 2.5,
     "_left": 2.6,
     "_store": 2.75,
+    "_spare": 2.8,
     "_recorder": 2.9,
     "_door": 2.95,
     "_reporter": 3,

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Reply", "Transport"]
 
+# Seconds that the body of an acceptance may take.
+_REST = 0.25
+
 
 @dataclass
 class Reply:
@@ -154,6 +157,10 @@ class _UntilDeadline(io.RawIOBase):
         self._sock = sock
         self._deadline = time.monotonic() + (sock.gettimeout() or 0.0)
 
+    def hurry(self, seconds: float) -> None:
+        """Give what is still to be read so long at most."""
+        self._deadline = min(self._deadline, time.monotonic() + seconds)
+
     def readable(self) -> bool:
         return True
 
@@ -179,10 +186,18 @@ def _adapter_class() -> type[HTTPAdapter]:
     class Response(http.client.HTTPResponse):
         def __init__(self, sock: socket.socket, *args: Any, **options: Any) -> None:
             super().__init__(sock, *args, **options)
-            self.fp = io.BufferedReader(_UntilDeadline(self.fp.detach(), sock))
+            self._bytes = _UntilDeadline(self.fp.detach(), sock)
+            self.fp = io.BufferedReader(self._bytes)
 
         def begin(self) -> None:
             super().begin()
+            while 102 <= self.status <= 199:
+                # An interim answer. http.client knows 100 alone, and takes the one that follows for the next request's.
+                self.headers = self.msg = None  # type: ignore[assignment]  # as before the first
+                super().begin()
+            if self.status == 201:
+                # All is said. The rest is read only so that the connection can be used again.
+                self._bytes.hurry(_REST)
             # urllib3 logs a traceback for headers that it finds odd: our line is enough.
             self.msg.defects = []
             self.msg.set_payload("")

@@ -1,0 +1,93 @@
+"""Memory in the place of an outbox that cannot be used: this run's events go from there, or to the next run."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from ld_deploy_hooks._left import Step
+from ld_deploy_hooks._records import DeploymentEvent, EventType
+from ld_deploy_hooks._store import Journal, Store
+
+if TYPE_CHECKING:
+    from ld_deploy_hooks._plugins import Plugins
+
+__all__ = ["Spare"]
+
+
+class Spare:
+    """A store in memory for one recorder, made when it is needed.
+
+    Args:
+        base_uri: the service that its events go to.
+        plugins: told what becomes of them.
+        made: called with the journal once there is one.
+    """
+
+    def __init__(self, base_uri: str, plugins: Plugins, made: Callable[[Journal], None]) -> None:
+        self._base_uri = base_uri
+        self._plugins = plugins
+        self._made = made
+        # A signal handler may come in while its own thread holds it.
+        self._lock = threading.RLock()
+        self._store: Store | None = None
+        self._journal: Journal | None = None
+        # Deployments of which something is here: what follows goes here too, and not past it.
+        self._deployments: set[str] = set()
+        # How those ended whose end alone is here, by id.
+        self._ends: dict[str, str] = {}
+
+    def __bool__(self) -> bool:
+        """Whether it was ever needed."""
+        return self._journal is not None
+
+    def __contains__(self, deployment_id: str | None) -> bool:
+        return deployment_id in self._deployments
+
+    def journal(self) -> Journal:
+        """Return its journal.
+
+        Raises:
+            RuntimeError: no thread can be started any more.
+        """
+        with self._lock:
+            if self._journal is None:
+                self._store = Store(None)
+                self._journal = Journal(self._store, self._base_uri, self._plugins)
+                self._made(self._journal)
+            return self._journal
+
+    def takes(self, deployment_id: str, step: Step | None) -> None:
+        """Note that a step of a deployment comes here, and with that all that follows."""
+        self._deployments.add(deployment_id)
+        if step is not None and step.event.event_type in (EventType.FINISHED, EventType.FAILED):
+            self._ends[deployment_id] = step.event.event_type.value
+
+    def waiting(self, owner: str, timeout: float) -> list[Step]:
+        """Return what has not been delivered from here, in its order.
+
+        Args:
+            owner: the process that it belongs to.
+            timeout: in seconds.
+
+        Raises:
+            concurrent.futures.TimeoutError: it took longer.
+        """
+        if self._journal is None:
+            return []
+        events = self._journal.writer.submit(lambda box: box.waiting(self._base_uri)).result(timeout)
+        return [
+            Step(deployment_id, self._base_uri, owner, DeploymentEvent.from_json(payload))
+            for deployment_id, payload in events
+        ]
+
+    def ends_but_of(self, steps: list[Step]) -> dict[str, str]:
+        """Return how deployments ended whose end was settled here, by id, but for those that ``steps`` are of."""
+        still = {step.deployment_id for step in steps}
+        return {deployment_id: state for deployment_id, state in self._ends.items() if deployment_id not in still}
+
+    def close(self, timeout: float) -> None:
+        """Forget everything; waits at most ``timeout`` seconds for its thread."""
+        if self._store is not None:
+            self._store.close(timeout)
