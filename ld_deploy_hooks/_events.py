@@ -27,7 +27,7 @@ def identity_of(settings: Settings) -> Identity:
     return Identity(project, environment, application, legal_version(version))
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, eq=False, repr=False)
 class Events:
     """Makes the events of one run.
 

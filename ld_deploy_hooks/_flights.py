@@ -41,7 +41,7 @@ class Client(Protocol):
     def close(self) -> None: ...
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Attempt:
     """An event of a source that is being sent, since ``started`` (seconds, monotonic)."""
 

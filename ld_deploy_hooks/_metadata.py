@@ -151,7 +151,7 @@ _LONGEST_KEY = 256
 _ELLIPSIS = "…"
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class _Entry:
     mapping: int
     key: str

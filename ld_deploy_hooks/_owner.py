@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import errno
 import os
-import socket
+import platform
 import stat
 import sys
 import time
@@ -167,7 +167,7 @@ def _machine() -> str:
     boot = ""
     with suppress(OSError):
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return f"{socket.gethostname()}\n{boot}"
+    return f"{platform.node()}\n{boot}"
 
 
 def _is_of_this_machine(host: str, boot: str) -> bool:

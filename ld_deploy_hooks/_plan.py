@@ -11,7 +11,7 @@ from ld_deploy_hooks._settings import Settings
 __all__ = ["Plan"]
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, eq=False, repr=False)
 class Plan:
     """What a deployment is going to be, before it starts.
 

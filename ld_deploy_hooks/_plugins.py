@@ -17,6 +17,7 @@ import pluggy
 
 from ld_deploy_hooks import _deployhooks, hookspecs
 from ld_deploy_hooks._clock import monotonic
+from ld_deploy_hooks._entry_points import may_be_installed
 from ld_deploy_hooks._errors import DropEvent
 from ld_deploy_hooks._plugin_faults import (
     HOOKS,
@@ -173,9 +174,11 @@ class Plugins:
             )
 
     def _load_entry_points(self) -> None:
+        group = hookspecs.PROJECT_NAME
+        if not may_be_installed(group):
+            return
         from importlib.metadata import EntryPoint, distributions
 
-        group = hookspecs.PROJECT_NAME
         found: list[tuple[EntryPoint, str]] = []
         # Not entry_points(): a single file that cannot be read, of whatever package, would take all others with it.
         for distribution in distributions():

@@ -79,7 +79,7 @@ class Source(Protocol):
     def is_busy_elsewhere(self) -> bool: ...
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class _Flush:
     deadline: float
     done: threading.Event

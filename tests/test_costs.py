@@ -102,7 +102,14 @@ def test_a_listing_loads_the_decorator_and_nothing_behind_it(env: dict[str, str]
     assert set(json.loads(done.stderr)) == LISTING
 
 
-WHERE_LOADED = """
+# Dear ones of the standard library, which a deploy that gives its version can do without.
+DEAR = {"importlib.metadata", "zipfile", "email.message"}
+
+WHERE_LOADED = (
+    f"""
+DEAR = {DEAR}
+"""
+    + """
 import json, sys, threading
 
 caller, before = threading.get_ident(), set(sys.modules)
@@ -117,6 +124,7 @@ from ld_deploy_hooks import deployment, flush
 
 with deployment("billing-service", version="v1"):
     entered = {name for name, here in where.items() if here}
+    dear = sorted(DEAR & set(sys.modules))
 flush(30)
 left = {name for name, here in where.items() if here}
 
@@ -129,8 +137,10 @@ print(json.dumps({
     "exit": foreign(left - entered - ours),
     "threads": foreign(where.keys() - left - ours),
     "sqlite3": where["sqlite3"],
+    "dear": dear,
 }))
 """
+)
 
 
 def test_what_a_deploy_loads_and_in_which_thread(run_python: RunPython, env: dict[str, str]) -> None:
@@ -140,6 +150,7 @@ def test_what_a_deploy_loads_and_in_which_thread(run_python: RunPython, env: dic
     assert set(loaded["entry"]) == IN_THE_CALLER
     assert loaded["exit"] == []
     assert loaded["sqlite3"] is False
+    assert loaded["dear"] == []
     assert {"requests", "urllib3"} <= set(loaded["threads"]) <= IN_OUR_THREADS
 
 

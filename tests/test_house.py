@@ -29,6 +29,7 @@ FLOORS = {
     "_testrun": 0,
     "_version": 0,
     "_deployhooks": 0.5,
+    "_entry_points": 0.5,
     "_hosts": 0.5,
     "_forking": 0.5,
     "_mapping": 0.5,

@@ -33,7 +33,7 @@ def _text(form: str, *names: str) -> Value:
 _NOWHERE = _first()
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True, eq=False, repr=False)
 class _System:
     """A CI system, and which of its variables say what.
 
