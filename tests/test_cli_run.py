@@ -613,3 +613,15 @@ def test_with_its_streams_closed(deploys: Deploys, server: FaultServer, closed: 
     command = f"{sys.executable} -m ld_deploy_hooks run {' '.join(FIELDS)} -- sh -c 'exit 3' {closed}"
     assert deploys.start_program("sh", "-c", command).ends().status == 3
     assert told(server.events) == {"v1": ["started", "failed"]}
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_what_a_plugin_prints_for_a_full_disk_changes_no_exit_status(deploys: Deploys, server: FaultServer) -> None:
+    (deploys.folder / "prints.py").write_text(
+        "from ld_deploy_hooks import hookimpl\n@hookimpl\ndef ld_deploy_failed(deployment, error): print('failed')\n"
+    )
+    path = os.pathsep.join([str(deploys.folder), deploys.env.get("PYTHONPATH", "")])
+    deploys.set(LD_DEPLOY_PLUGINS="no:console,prints", PYTHONPATH=path, PYTHONUNBUFFERED="")
+    command = f"{sys.executable} -m ld_deploy_hooks run {' '.join(FIELDS)} -- sh -c 'exit 3' >/dev/full"
+    ended = deploys.start_program("sh", "-c", command).ends()
+    assert (ended.status, "Traceback" in ended.stderr) == (3, False)

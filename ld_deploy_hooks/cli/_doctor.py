@@ -10,6 +10,7 @@ from typing import Any
 
 from ld_deploy_hooks.cli._findings import FAULT
 from ld_deploy_hooks.cli._masking import masked, without_keys
+from ld_deploy_hooks.cli._output import say
 from ld_deploy_hooks.cli._table import print_table
 
 __all__ = ["add_to"]
@@ -60,7 +61,7 @@ def _run(arguments: argparse.Namespace) -> int:
     }
     report = without_keys(report, settings.access_token)
     if arguments.json:
-        print(json.dumps(report, indent=2))
+        say(json.dumps(report, indent=2))
     else:
         _show(report)
     return int(not ok)
@@ -94,13 +95,13 @@ def _show(report: dict[str, Any]) -> None:
         source = "not set" if unset and setting["source"] == "default" else setting["source"]
         rows.append((name, "-" if unset else _in_words(setting["value"]), source))
     print_table(("setting", "value", "from"), rows)
-    print(f"plugins loaded: {', '.join(report['plugins']) or 'none'} (`ld-deploy plugins` says more)")
+    say(f"plugins loaded: {', '.join(report['plugins']) or 'none'} (`ld-deploy plugins` says more)")
     for finding in report["findings"]:
-        print(f"{finding['level']}: {finding['message']}")
+        say(f"{finding['level']}: {finding['message']}")
     if report["ok"]:
-        print("Nothing here keeps deployments from being told.")
+        say("Nothing here keeps deployments from being told.")
     else:
-        print("Deployments are not told as they should be, until what is marked as a fault is mended.")
+        say("Deployments are not told as they should be, until what is marked as a fault is mended.")
 
 
 def _in_words(value: Any) -> str:

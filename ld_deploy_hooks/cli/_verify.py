@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
 from collections.abc import Iterator
 from itertools import groupby
@@ -14,6 +13,7 @@ from ld_deploy_hooks._errors import DeployHooksError
 from ld_deploy_hooks.cli._comparison import Expected, Shown, compare, expected_of
 from ld_deploy_hooks.cli._flush import seconds
 from ld_deploy_hooks.cli._masking import without_keys
+from ld_deploy_hooks.cli._output import complain, say
 from ld_deploy_hooks.cli._table import print_table
 
 if TYPE_CHECKING:
@@ -81,11 +81,11 @@ def _run(arguments: argparse.Namespace) -> int:
         try:
             shown = _asked_until(deadline, settings, expected)
         except LaunchDarklyError as error:
-            print(f"ld-deploy: {error}", file=sys.stderr)
+            complain(f"ld-deploy: {error}")
             return 2
     report = _report(settings, shown, untold=len(deployments) - len(expected))
     if arguments.json:
-        print(json.dumps(report, indent=2))
+        say(json.dumps(report, indent=2))
     else:
         _show(report)
     return int(report["wrong"] > 0)
@@ -195,13 +195,13 @@ def _show(report: dict[str, Any]) -> None:
     ]
     print_table(("application", "version", "environment", "when", "delivered", "LaunchDarkly shows", "right"), rows)
     if report["not_delivered"]:
-        print(
+        say(
             f"{report['not_delivered']} deployment(s) are not looked for: none of their events was delivered to "
             f"{report['base_uri']} (`ld-deploy status` says what they wait for)"
         )
     if not rows:
-        print(f"There is nothing to look for: no deployment of the outbox was delivered to {report['base_uri']}")
+        say(f"There is nothing to look for: no deployment of the outbox was delivered to {report['base_uri']}")
         return
-    print(f"{report['right']} deployment(s) are shown by {report['base_uri']} as they were told, {report['wrong']} not")
+    say(f"{report['right']} deployment(s) are shown by {report['base_uri']} as they were told, {report['wrong']} not")
     if report["wrong"]:
-        print("LaunchDarkly may still be at it: ask again later. If it stays so, somebody may have changed it there.")
+        say("LaunchDarkly may still be at it: ask again later. If it stays so, somebody may have changed it there.")
