@@ -23,14 +23,15 @@ def add_to(commands: Any) -> None:
         help="show every setting, where it came from, and what is wrong",
         description="Show every setting, where it came from, and what is missing or wrong and how to mend it. It looks "
         "from the working directory, as a deploy would that is started there: at the environment, pyproject.toml, "
-        "plugins, the outbox, and at invoke.yaml beside tasks.py or fabric.yaml beside fabfile.py (if Invoke is "
-        "installed; your tasks are not run, and the files in your home folder and /etc are not read). Nothing is sent, "
-        "made or changed.",
+        "plugins, the outbox, and at invoke.yaml beside tasks.py or fabric.yaml beside fabfile.py, there or in a "
+        "folder above, as inv and fab look for them (if Invoke is installed; your tasks are not run, and the files in "
+        "your home folder and /etc are not read). Nothing is sent, made or changed.",
         epilog="Exit status: 0 deployments are told; 1 they are not, or only recorded: something is marked as a fault "
         "(no project, environment or token, one that cannot be used, an outbox that cannot be written, disabled or "
-        "dry_run on, an executor of the other host; with strict on everything that would raise; with --online a token "
-        "that is refused, or no answer); 2 the command line cannot be used. An application key and a version that "
-        "nobody has set are only noted, since deploy code usually gives them.",
+        "dry_run on, a host that runs dry or whose executor cannot be loaded, tasks that are no mapping; with strict "
+        "on everything that would raise; with --online a token that is refused, or no answer); 2 the command line "
+        "cannot be used. An application key and a version that nobody has set are only noted, since deploy code "
+        "usually gives them.",
     )
     command.add_argument("--json", action="store_true", help="print one JSON object")
     command.add_argument(
