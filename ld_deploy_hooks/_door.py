@@ -52,10 +52,12 @@ class ConfigurationFile(NamedTuple):
     Attributes:
         executor_class: what it names as ``tasks: executor_class:``.
         section: what stands under ``ld_deploy_hooks:``.
+        dry: whether it says ``run: dry: true``.
     """
 
     executor_class: str | None
     section: Mapping[str, Any]
+    dry: bool
 
 
 class HostRoom(Protocol):

@@ -138,6 +138,7 @@ def test_what_is_missing(deploys: Deploys, variable: str, level: str) -> None:
     [
         ({"LD_ACCESS_TOKEN": "sdk-123456"}, "fault", "access_token", "is an SDK key"),
         ({"LD_ACCESS_TOKEN": "mob-123456"}, "fault", "access_token", "is a mobile key"),
+        ({"LD_ACCESS_TOKEN": "Bearer api-123456"}, "fault", "access_token", "begins with 'Bearer '"),
         ({"LD_BASE_URI": "http://example.org"}, "fault", "base_uri", "would show the token to the network"),
         ({"LD_BASE_URI": f"https://user:{KEY}@example.org"}, "fault", "base_uri", "leave out what stands before the @"),
         ({"LD_BASE_URI": "https://app.launchdarkly.us"}, "warning", "base_uri", "without engineering insights"),
@@ -350,6 +351,27 @@ def home() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
+@pytest.mark.skipif(not Path("/proc/self/mounts").exists(), reason="Linux")
+def test_an_outbox_where_no_file_can_be_made(deploys: Deploys) -> None:
+    deploys.set(LD_DEPLOY_OUTBOX="/proc/somewhere/else/outbox.db")
+    status, found = findings(deploys)
+    assert status == 1
+    about, message = only(found, "fault")
+    assert about == "outbox"
+    assert message.startswith("The outbox /proc/somewhere/else/outbox.db cannot be used: ")
+    ended = deploys.command("status")
+    assert (ended.status, ended.lines) == (2, [f"ld-deploy: {message}"])
+
+
+@pytest.mark.parametrize("where", ["a" * 300, f"{'a' * 300}/outbox.db", "looks/outbox.db"])
+def test_an_outbox_path_that_nobody_can_make(deploys: Deploys, where: str) -> None:
+    (deploys.folder / "looks").symlink_to("looks")
+    deploys.set(LD_DEPLOY_OUTBOX=str(deploys.folder / where))
+    status, found = findings(deploys)
+    assert status == 1
+    assert "cannot be used" in only(found, "fault")[1]
+
+
 @pytest.mark.parametrize("left", ["folder", "file", "log", "owners", "nothing"])
 def test_what_sudo_has_left_to_root(
     deploys: Deploys, home: Path, run_python: Callable[..., subprocess.CompletedProcess[str]], left: str
@@ -403,7 +425,7 @@ def test_a_folder_that_may_not_be_written(
 INV, FAB = "ld_deploy_hooks.invoke.Executor", "ld_deploy_hooks.fabric.Executor"
 MAPPED = "ld_deploy_hooks: {tasks: {deploy: {application_key: web}}}\n"
 # A file that would show that it was run.
-TASKS = "from pathlib import Path\nPath('ran').touch()\n"
+TASKS = "from pathlib import Path\nPath('ran').touch()\ndef deploy(c): pass\n"
 
 
 def executor(name: str) -> str:
@@ -423,6 +445,12 @@ def executor(name: str) -> str:
         ("tasks.py", "invoke.yaml", "", "note", "names no executor"),
         ("fabfile.py", "fabric.yaml", executor(INV), None, ""),
         ("tasks.py", "invoke.yaml", executor(FAB), "fault", "inv ends with an error before the first task"),
+        ("tasks.py", "invoke.yaml", executor("nowhere.E"), "fault", "no module 'nowhere' is found for it: inv ends"),
+        ("tasks.py", "invoke.yaml", executor("mine.deeper.E"), "fault", "no module 'mine.deeper' is found"),
+        ("tasks.py", "invoke.yaml", executor("ld_deploy_hooks.invoke.Runner"), "fault", "there is no such executor"),
+        ("tasks.py", "invoke.yaml", executor("Executor"), "fault", "which is no dotted name of a class"),
+        ("tasks.py", "invoke.yaml", executor("sys.E"), "warning", "not told as one deployment"),
+        ("tasks.py", "invoke.yaml", executor("invoke.executor.E"), "warning", "not told as one deployment"),
         ("tasks.py", "invoke.yaml", "tasks: [", "warning", "it is no configuration (ParserError)"),
         ("tasks.py", "invoke.yaml", executor(INV) + "ld_deploy_hooks: 3", "warning", "is no mapping"),
         # Not read by whoever would be started here.
@@ -436,6 +464,7 @@ def test_another_executor_in_the_way(
 ) -> None:
     (deploys.folder / "tasks").mkdir()
     (deploys.folder / tasks).write_text(TASKS)
+    (deploys.folder / "mine.py").write_text(TASKS)
     (deploys.folder / file).write_text(text)
     # As the console script does, not with the working folder among the places of modules.
     deploys.set(PYTHONSAFEPATH="1")
@@ -446,6 +475,93 @@ def test_another_executor_in_the_way(
     if level == "fault":
         assert found[0][2].endswith(f" Write {INV}.")
     assert not (deploys.folder / "ran").exists()
+
+
+def entries(text: str) -> str:
+    return f"{executor(INV)}ld_deploy_hooks: {{tasks: {text}}}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "level", "says"),
+    [
+        (entries("{deploy: {application_key: web, metadata: {a: b}, pre_and_post: false}, 'release.*': }"), None, ""),
+        (entries("[deploy]"), "fault", "tasks: is no mapping, so no task is a deployment by it"),
+        (entries("{deploy: web}"), "fault", "tasks: deploy: is no mapping, so the task is not told"),
+        (entries("{deploy: {aplication_key: web}}"), "warning", "aplication_key ("),
+        (entries("{deploy: {application_kind: toaster}}"), "warning", "application_kind ("),
+        (entries("{deploy: {environment_key: [a, b]}}"), "fault", "environment_key ("),
+        (entries("{deploy: {metadata: text}}"), "warning", "deploy: deployment(metadata=...) takes a mapping"),
+        (entries("{deploy: {pre_and_post: 1}}"), "warning", "deploy: deployment(pre_and_post=...) takes True or False"),
+        (entries("{deplyo: {application_key: web}}"), "warning", "deplyo is nowhere in tasks.py"),
+        ("run: {dry: true}\n" + executor(INV), "fault", "makes every inv a dry run"),
+        ("run: {dry: false}\n" + executor(INV), None, ""),
+    ],
+)
+def test_what_the_hosts_configuration_says_of_tasks(deploys: Deploys, text: str, level: str | None, says: str) -> None:
+    del deploys.env["LD_ENVIRONMENT"]
+    (deploys.folder / "pyproject.toml").write_text("[tool.ld-deploy-hooks]\nenvironment_key = 'production'\n")
+    (deploys.folder / "tasks.py").write_text(TASKS)
+    (deploys.folder / "invoke.yaml").write_text(text)
+    status, found = findings(deploys)
+    assert status == (level == "fault")
+    assert [found_level for found_level, _, _ in found] == ([level] if level else [])
+    assert says in "".join(message for _, _, message in found)
+    assert not (deploys.folder / "ran").exists()
+
+
+@pytest.mark.parametrize(("tasks", "text"), [("tasks/__init__.py", ""), ("tasks.py", "from others import *")])
+def test_names_of_tasks_that_cannot_be_looked_for(deploys: Deploys, tasks: str, text: str) -> None:
+    (deploys.folder / "tasks").mkdir()
+    (deploys.folder / tasks).write_text(text)
+    (deploys.folder / "invoke.yaml").write_text(entries("{deploy: {application_key: web}}"))
+    assert findings(deploys) == (0, [])
+
+
+@pytest.mark.parametrize(
+    ("tasks", "variable", "value", "dry"),
+    [
+        ("tasks.py", "INVOKE_RUN_DRY", "1", True),
+        ("tasks.py", "INVOKE_RUN_DRY", "0", False),
+        ("tasks.py", "FABRIC_RUN_DRY", "1", False),
+        ("fabfile.py", "FABRIC_RUN_DRY", "false", True),
+        ("other.py", "INVOKE_RUN_DRY", "1", False),
+    ],
+)
+def test_a_host_that_the_environment_makes_run_dry(
+    deploys: Deploys, tasks: str, variable: str, value: str, dry: bool
+) -> None:
+    (deploys.folder / tasks).write_text(TASKS)
+    deploys.set(**{variable: value})
+    status, found = findings(deploys)
+    assert (status, [about for _, about, _ in found]) == ((1, ["dry_run"]) if dry else (0, []))
+    assert all(message.startswith(f"{variable} makes every") for _, _, message in found)
+
+
+def test_tasks_are_looked_for_in_the_folders_above(deploys: Deploys) -> None:
+    del deploys.env["LD_PROJECT"]
+    below = deploys.folder / "some" / "where"
+    below.mkdir(parents=True)
+    (deploys.folder / "tasks.py").write_text(TASKS)
+    (deploys.folder / "invoke.yaml").write_text(f"{executor(INV)}ld_deploy_hooks: {{project_key: p}}\n")
+    # It lies beside no tasks, so that nobody reads it.
+    (below / "invoke.yaml").write_text(executor(FAB))
+    ended = deploys.command("doctor", "--json", cwd=below)
+    report = json.loads(ended.stdout)
+    assert (ended.status, report["host_configuration"]) == (0, str(deploys.folder / "invoke.yaml"))
+    assert report["settings"]["project_key"]["value"] == "p"
+    (below.parent / "tasks.py").touch()
+    assert json.loads(deploys.command("doctor", "--json", cwd=below).stdout)["host_configuration"] is None
+
+
+BROKEN = ["- a", "3", "tasks: 3", "tasks: [", "a: &a [*a]", "\x00", "ld_deploy_hooks: [1]", "run: 3", "a: !!python/x b"]
+
+
+@pytest.mark.parametrize("text", [*BROKEN, "tasks: {executor_class: [1]}", "[" * 5000], ids=lambda text: text[:20])
+def test_a_broken_configuration_is_a_finding(deploys: Deploys, text: str) -> None:
+    (deploys.folder / "tasks.py").touch()
+    (deploys.folder / "invoke.yaml").write_text(text)
+    _, found = findings(deploys)
+    assert found
 
 
 def test_settings_of_the_hosts_configuration(deploys: Deploys) -> None:

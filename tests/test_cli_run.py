@@ -31,8 +31,8 @@ def heard(number, frame):
         out.write(signal.Signals(number).name + "\\n")
     if number == signal.SIGUSR2:
         os._exit(0)
-for name in ("SIGTERM", "SIGHUP", "SIGINT", "SIGQUIT", "SIGUSR1", "SIGUSR2"):
-    signal.signal(getattr(signal, name), heard)
+for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+    signal.signal(number, heard)
 Path(os.environ["READY"]).touch()
 while True:
     signal.pause()
@@ -115,7 +115,6 @@ NOT_RUN = {
     "not executable": ("./plain", 126),
     "not executable on PATH": ("plain", 126),
     "a folder": ("./folder", 126),
-    "no interpreter": ("./orphan", 126),
 }
 
 
@@ -124,8 +123,6 @@ def test_what_cannot_be_run_is_not_told(deploys: Deploys, server: FaultServer, c
     name, status = NOT_RUN[case]
     (deploys.folder / "folder").mkdir()
     (deploys.folder / "plain").write_text("#!/bin/sh\n")
-    (deploys.folder / "orphan").write_text("#!/no/such/interpreter -x\n")
-    (deploys.folder / "orphan").chmod(0o755)
     deploys.set(PATH=f"{deploys.env['PATH']}:{deploys.folder}")
     ended = run(deploys, name, "an argument")
     assert (ended.status, ended.stdout, len(ended.lines)) == (status, "", 1)
@@ -133,6 +130,21 @@ def test_what_cannot_be_run_is_not_told(deploys: Deploys, server: FaultServer, c
     assert name == "" or name not in ended.stderr
     assert server.posts == 0
     assert not deploys.outbox.exists()
+
+
+@pytest.mark.parametrize(("interpreter", "status"), [("missing", 127), ("plain", 126)])
+def test_a_script_whose_interpreter_cannot_be_run(
+    deploys: Deploys, server: FaultServer, interpreter: str, status: int
+) -> None:
+    (deploys.folder / "plain").write_text("not executable")
+    script = deploys.folder / "script"
+    script.write_text(f"#!{deploys.folder / interpreter} -x\n")
+    script.chmod(0o755)
+    ended = run(deploys, "./script", "argument")
+    assert (ended.status, ended.stdout, len(ended.lines)) == (status, "", 1)
+    why = {127: "what it is to be run by was not found", 126: "the system would not execute it (EACCES)"}
+    assert f"the command was not run: {why[status]}" in ended.stderr
+    assert failure(server) == ("error", None, status)
 
 
 def test_a_script_without_a_first_line_is_run_by_the_shell(deploys: Deploys, server: FaultServer) -> None:
@@ -327,7 +339,14 @@ def catches(running: Running, number: int) -> bool:
     return bool(mask >> (number - 1) & 1)
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT", "SIGQUIT", "SIGUSR1"])
+# What differs between systems is left out where it is missing.
+FORWARDED = [
+    *("SIGTERM", "SIGHUP", "SIGINT", "SIGQUIT", "SIGUSR1", "SIGALRM", "SIGVTALRM", "SIGPROF", "SIGXCPU", "SIGABRT"),
+    *("SIGWINCH", "SIGURG", "SIGIO", "SIGPWR", "SIGINFO", "SIGRTMIN", "SIGRTMAX"),
+]
+
+
+@pytest.mark.parametrize("name", [name for name in FORWARDED if hasattr(signal, name)])
 def test_signals_reach_the_command_which_decides(deploys: Deploys, server: FaultServer, name: str) -> None:
     running = start(deploys, sys.executable, "-c", LISTENS).until_ready()
     running.send(getattr(signal, name))
@@ -335,6 +354,16 @@ def test_signals_reach_the_command_which_decides(deploys: Deploys, server: Fault
     ended = running.send(signal.SIGUSR2).ends()
     assert (ended.status, ended.stdout, ended.stderr) == (0, f"{name}\nSIGUSR2\n", "")
     assert told(server.events) == {"v1": ["started", "finished"]}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_signals_that_are_about_this_very_process_are_not_forwarded(deploys: Deploys, server: FaultServer) -> None:
+    running = start(deploys, "sh", "-c", WAITS).until_ready()
+    about_us = [signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP, signal.SIGSYS]
+    about_us += [signal.SIGCHLD, signal.SIGCONT, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU]
+    assert not [number for number in about_us if catches(running, number)]
+    assert running.send(signal.SIGALRM).ends().status == 128 + signal.SIGALRM
+    assert failure(server) == ("error", "SIGALRM", 142)
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT", "SIGQUIT"])
@@ -517,6 +546,52 @@ def test_a_job_of_a_shell_reads_stops_and_goes_on(deploys: Deploys, server: Faul
 
 # -- what the command is given ----------------------------------------------------------------------------------------
 
+# Becomes what follows on the command line, with SIGCHLD and some others as they are named: in a list of the ignored.
+IGNORING = (
+    "import os, signal, sys\nfor number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:\n"
+    "    name = getattr(number, 'name', '')\n"
+    "    signal.signal(number, signal.SIG_IGN if name in sys.argv[1].split() else signal.SIG_DFL)\n"
+    "os.execvp(sys.argv[2], sys.argv[2:])"
+)
+OURS = (sys.executable, "-m", "ld_deploy_hooks", "run", *FIELDS, "--")
+
+
+def test_the_exit_status_is_known_though_sigchld_came_ignored(deploys: Deploys, server: FaultServer) -> None:
+    ended = deploys.start_program(sys.executable, "-c", IGNORING, "SIGCHLD", *OURS, "sh", "-c", "exit 3").ends()
+    assert ended.status == 3
+    assert failure(server) == ("error", None, 3)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+@pytest.mark.parametrize("ignored", ["", "SIGHUP SIGINT SIGTERM SIGUSR1 SIGALRM SIGTSTP"])
+def test_the_command_ignores_the_signals_that_its_caller_ignores(
+    deploys: Deploys, server: FaultServer, ignored: str
+) -> None:
+    ended = deploys.start_program(
+        *(sys.executable, "-c", IGNORING, ignored), *OURS, "grep", "-E", "Sig(Ign|Blk)", "/proc/self/status"
+    ).ends()
+    masks = {line.split(":")[0]: int(line.split()[1], 16) for line in ended.stdout.splitlines()}
+    # Not 32 and 33, which the C library keeps for itself.
+    expected = sum(1 << (getattr(signal, name) - 1) for name in ignored.split())
+    assert {name: mask & (1 << 31) - 1 for name, mask in masks.items()} == {"SigIgn": expected, "SigBlk": 0}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+@pytest.mark.parametrize(
+    "locale", [{}, {"LC_CTYPE": "C"}, {"LC_CTYPE": "C.UTF-8"}, {"LC_ALL": "C"}, {"LANG": "C"}], ids=str
+)
+def test_the_environment_of_the_command_is_ours(deploys: Deploys, server: FaultServer, locale: dict[str, str]) -> None:
+    del deploys.env["LANG"]
+    deploys.set(**locale, UNTOUCHED="ü=\nx", EMPTY="")
+    given, seen = (
+        set(deploys.start_program(*command, "env", "-0").ends().stdout.split("\0")) for command in ((), OURS)
+    )
+    (parent,) = [entry for entry in seen if entry.startswith("LD_DEPLOY_PARENT=")]
+    varying = ("MARK=", "READY=")
+    assert {entry for entry in seen - {parent} if not entry.startswith(varying)} == {
+        entry for entry in given if not entry.startswith(varying)
+    }
+
 
 def test_open_files_are_handed_on_and_none_of_ours(deploys: Deploys, server: FaultServer) -> None:
     reader, writer = os.pipe()
@@ -538,3 +613,15 @@ def test_with_its_streams_closed(deploys: Deploys, server: FaultServer, closed: 
     command = f"{sys.executable} -m ld_deploy_hooks run {' '.join(FIELDS)} -- sh -c 'exit 3' {closed}"
     assert deploys.start_program("sh", "-c", command).ends().status == 3
     assert told(server.events) == {"v1": ["started", "failed"]}
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_what_a_plugin_prints_for_a_full_disk_changes_no_exit_status(deploys: Deploys, server: FaultServer) -> None:
+    (deploys.folder / "prints.py").write_text(
+        "from ld_deploy_hooks import hookimpl\n@hookimpl\ndef ld_deploy_failed(deployment, error): print('failed')\n"
+    )
+    path = os.pathsep.join([str(deploys.folder), deploys.env.get("PYTHONPATH", "")])
+    deploys.set(LD_DEPLOY_PLUGINS="no:console,prints", PYTHONPATH=path, PYTHONUNBUFFERED="")
+    command = f"{sys.executable} -m ld_deploy_hooks run {' '.join(FIELDS)} -- sh -c 'exit 3' >/dev/full"
+    ended = deploys.start_program("sh", "-c", command).ends()
+    assert (ended.status, "Traceback" in ended.stderr) == (3, False)

@@ -269,6 +269,56 @@ def test_what_was_not_delivered_or_to_another_service_is_not_looked_for(
     assert (status, rows(found), found["not_delivered"]) == (0, {"v1": ("finished", True)}, 1)
 
 
+def send(deploys: Deploys, kind: str, version: str, *more: str) -> None:
+    ended = deploys.command("send", kind, "--application-key", "billing", "--version", version, *more)
+    assert ended.status == 0, ended
+
+
+def test_what_was_sent_alone_is_looked_for_too(deploys: Deploys, fake: FakeLaunchDarkly) -> None:
+    for kind, version in [("started", "v1"), ("custom", "v1"), ("finished", "v1"), ("started", "v2"), ("failed", "v3")]:
+        send(deploys, kind, version)
+    deploys.run(PLAIN, "v4")
+    status, found = report(deploys)
+    assert (status, found["right"], found["not_delivered"]) == (0, 4, 0)
+    assert rows(found) == {
+        "v1": ("finished", True),
+        "v2": ("started", True),
+        "v3": ("failed", True),
+        "v4": ("finished", True),
+    }
+    assert [each["version"] for each in found["deployments"]] == ["v4", "v3", "v2", "v1"]
+    assert found["deployments"][-1]["delivered"] == ["started", "finished"]
+    assert [each["version"] for each in report(deploys, "--limit", "1")[1]["deployments"]] == ["v4", "v3"]
+    fake.clear()
+    status, found = report(deploys, "--timeout", "0")
+    assert (status, found["wrong"]) == (1, 4)
+
+
+def test_a_lone_event_that_waits_is_counted(deploys: Deploys, fake: FakeLaunchDarkly) -> None:
+    send(deploys, "started", "v1")
+    deploys.set(LD_ACCESS_TOKEN="")
+    send(deploys, "finished", "v1")
+    send(deploys, "started", "v2")
+    deploys.set(LD_ACCESS_TOKEN=TOKEN)
+    status, found = report(deploys)
+    assert (status, rows(found), found["not_delivered"]) == (0, {"v1": ("started", True)}, 1)
+
+
+def test_a_lone_end_may_be_that_of_a_run_that_has_none(deploys: Deploys, fake: FakeLaunchDarkly) -> None:
+    for _ in range(2):
+        deploys.run(OPEN.replace("time.sleep(60)", "os.kill(os.getpid(), signal.SIGKILL)"), "v1")
+    send(deploys, "finished", "v1")
+    status, found = report(deploys)
+    assert status == 0
+    assert [(each["delivered"], each["shown"]) for each in found["deployments"]] == [
+        (["started", "finished"], "finished"),
+        (["started", "failed"], "failed"),
+    ]
+    send(deploys, "failed", "v1")
+    status, found = report(deploys)
+    assert (status, found["deployments"][0]["delivered"]) == (0, ["failed"])
+
+
 def test_a_lone_end_counts_from_its_own_time(deploys: Deploys) -> None:
     def lone(server: Reader) -> list[dict[str, Any]]:
         return [

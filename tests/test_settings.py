@@ -701,6 +701,8 @@ def test_a_missing_token_is_no_fault_and_events_wait(settle: Callable[..., Setti
     [
         ("sdk-0123-4567", "SDK key"),
         ("SDK-0123-4567", "SDK key"),
+        ("Bearer api-0123-4567", "begins with 'Bearer '"),
+        ("BEARER api-0123", "begins with 'Bearer '"),
         ("mob-0123-4567", "mobile key"),
         ("api-0123\n4567", "header"),
         ("api-0123\x7f4567", "header"),

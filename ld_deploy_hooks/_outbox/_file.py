@@ -48,6 +48,10 @@ _LOCKED = ("another process kept it locked for too long", f"End what has it open
 _NETWORK = re.compile(
     r"9p|afs|beegfs|ceph|cifs|coda|davfs|fuse\..+|gfs2|glusterfs|gpfs|lustre|ncpfs|nfs4?|ocfs2|smb[23]?|smbfs|virtiofs"
 )
+# Those of the kernel's own, in which nobody makes a file, whatever access() says to root.
+_NO_FILES = frozenset(
+    ("bpf", "cgroup", "cgroup2", "debugfs", "devpts", "mqueue", "proc", "securityfs", "sysfs", "tracefs")
+)
 
 
 def make_folder(path: Path) -> None:
@@ -104,10 +108,12 @@ def check_access(path: Path) -> None:
     """
     try:
         place = path.parent
-        while not os.path.lexists(place):
+        while not _is_there(place):
             place = place.parent
         if not place.is_dir():
             raise refusal(path, "ENOTDIR")
+        if _mounted_kind(place) in _NO_FILES:
+            raise refusal(path, "ENOENT")
         if place == path.parent:
             _check_folder(path)
         if not os.access(place, os.W_OK | os.X_OK):
@@ -120,6 +126,14 @@ def check_access(path: Path) -> None:
                 raise _no_trust(path, written, owner) if _foreign(owner) else refusal(path, "EACCES")
     except OSError as error:
         raise refusal(path, os_error_name(error)) from None
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def set_aside(path: Path) -> Path:
@@ -205,12 +219,17 @@ def on_network(path: Path, mounts: str | None = None) -> bool:
         path: the outbox file; its folder exists.
         mounts: the text of ``/proc/self/mounts``, which is read if left out.
     """
+    return _NETWORK.fullmatch(_mounted_kind(path.parent, mounts)) is not None
+
+
+def _mounted_kind(folder: Path, mounts: str | None = None) -> str:
+    """Return the kind of the file system that ``folder`` lies on, as far as Linux tells; else the empty string."""
     if mounts is None:
         try:
             mounts = os.fsdecode(Path("/proc/self/mounts").read_bytes())
         except OSError:
-            return False
-    place = Path(os.path.realpath(path.parent))
+            return ""
+    place = Path(os.path.realpath(folder))
     best, kind = -1, ""
     for line in mounts.splitlines():
         fields = line.split(" ")
@@ -219,7 +238,7 @@ def on_network(path: Path, mounts: str | None = None) -> bool:
             # Of two that are mounted on one folder the later covers the earlier.
             if len(mounted.parts) >= best and (mounted == place or mounted in place.parents):
                 best, kind = len(mounted.parts), fields[2]
-    return _NETWORK.fullmatch(kind) is not None
+    return kind
 
 
 # -- why not, and what next -------------------------------------------------------------------------------------------
@@ -238,6 +257,7 @@ _REASONS: dict[str, tuple[str, str | None]] = {
     "PROTOCOL": _LOCKED,
     "READONLY": ("it cannot be written", None),
     "EACCES": ("permission denied", None),
+    "ENOENT": ("its folder is not there and cannot be made", f"Please {_ELSEWHERE}"),
     "EDQUOT": ("the disk quota is used up", _MAKE_ROOM),
     "EEXIST": _NO_FOLDER,
     "ENOSPC": ("the disk is full", _MAKE_ROOM),

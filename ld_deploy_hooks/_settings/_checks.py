@@ -82,6 +82,8 @@ def check_token(token: Secret | None, source: str) -> Iterator[Problem]:
         wrong = "is an SDK key (sdk-...), which cannot call LaunchDarkly's API"
     elif value.lower().startswith("mob-"):
         wrong = "is a mobile key (mob-...), which cannot call LaunchDarkly's API"
+    elif value.lower().startswith("bearer "):
+        wrong = "begins with 'Bearer ', which LaunchDarkly does not take"
     elif not value.isprintable() or any(character > "\xff" for character in value):
         wrong = "holds characters that no HTTP header may hold"
     if wrong:

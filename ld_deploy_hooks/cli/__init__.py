@@ -7,12 +7,11 @@ outbox cannot be used. ``ld-deploy run`` has those of its command.
 from __future__ import annotations
 
 import argparse
-import os
-import sys
 from collections.abc import Sequence
 
 from ld_deploy_hooks._version import __version__
 from ld_deploy_hooks.cli import _doctor, _flush, _plugins, _retry, _run, _send, _status, _verify
+from ld_deploy_hooks.cli._output import complain, finish
 
 __all__ = ["main"]
 
@@ -38,21 +37,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: without the program's name; None takes ``sys.argv``.
     """
-    arguments = parser().parse_args(argv)
+    try:
+        arguments = parser().parse_args(argv)
+    except SystemExit as left:
+        # --help and --version print as well.
+        if not finish() and not left.code:
+            return 1
+        raise
+    status = _status_of(arguments)
+    # What plugins have printed is no matter of the command that was run.
+    return status if finish() or arguments.command == "run" else status or 1
+
+
+def _status_of(arguments: argparse.Namespace) -> int:
     from ld_deploy_hooks._errors import DeployHooksError
 
     try:
-        status = int(arguments.run(arguments))
-        if sys.stdout is not None:  # `>&-`
-            sys.stdout.flush()
-        return status
+        return int(arguments.run(arguments))
     except DeployHooksError as error:
-        print(f"ld-deploy: {error}", file=sys.stderr)
+        complain(f"ld-deploy: {error}")
         return 2
-    except BrokenPipeError:
-        # Whoever reads our output has seen enough; the interpreter is not to find the closed pipe at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
     except KeyboardInterrupt:
         return 130
     finally:

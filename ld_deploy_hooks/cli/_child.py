@@ -16,11 +16,21 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
-__all__ = ["Child", "NotStartedError", "find"]
+__all__ = ["Child", "NotStartedError", "find", "inherited_environment"]
 
-_FORWARDED = ("SIGTERM", "SIGHUP", "SIGINT", "SIGQUIT", "SIGBREAK", "SIGUSR1", "SIGUSR2")
+# All signals that can be handed on are, but not these:
+_NOT_FORWARDED = (
+    # which cannot be caught;
+    *("SIGKILL", "SIGSTOP"),
+    # which mean our own child;
+    *("SIGCHLD", "SIGCLD"),
+    # which whoever controls jobs sends to the whole group, or we would not stop with the command;
+    *("SIGTSTP", "SIGTTIN", "SIGTTOU", "SIGCONT"),
+    # which a fault in this very process raises.
+    *("SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL", "SIGTRAP", "SIGSYS", "SIGEMT"),
+)
 # Those that a terminal sends to every process in its foreground.
-_TYPED = ("SIGINT", "SIGQUIT", "SIGBREAK")
+_TYPED = ("SIGINT", "SIGQUIT", "SIGBREAK", "SIGINFO", "SIGWINCH")
 # As a shell has them.
 _NOT_EXECUTABLE = 126
 _NOT_FOUND = 127
@@ -47,27 +57,28 @@ def find(name: str) -> str:
         NotStartedError: there is none, or it cannot be executed.
     """
     path = shutil.which(name)
-    if path is not None and _has_interpreter(path):
-        return path
     if path is not None:
-        raise NotStartedError("the interpreter that its first line names cannot be executed", _NOT_EXECUTABLE)
+        return path
     if shutil.which(name, mode=os.F_OK) is not None or (os.sep in name and Path(name).is_dir()):
         raise NotStartedError("it is not executable", _NOT_EXECUTABLE)
     raise NotStartedError("it was not found", _NOT_FOUND)
 
 
-def _has_interpreter(path: str) -> bool:
-    """Whether what the ``#!`` line of a script names can be executed; True for what is no script."""
-    if os.name != "posix":
-        return True
-    try:
-        with Path(path).open("rb") as file:
-            line = file.readline(256)
-    except OSError:
-        # It may be executable and not readable.
-        return True
-    words = line[2:].split() if line.startswith(b"#!") else []
-    return not words or os.access(words[0], os.X_OK)
+def inherited_environment() -> dict[str, str]:
+    """Return the environment as this process was given it, as far as it is still the same.
+
+    In the locale "C" Python exports an LC_CTYPE of its own (PEP 538), which is not for the command. What was there
+    before is known on Linux; elsewhere it stays.
+    """
+    environment = dict(os.environ)
+    with suppress(OSError):
+        given = dict(entry.partition(b"=")[::2] for entry in Path("/proc/self/environ").read_bytes().split(b"\0"))
+        was = given.get(b"LC_CTYPE")
+        if was is None:
+            environment.pop("LC_CTYPE", None)
+        else:
+            environment["LC_CTYPE"] = os.fsdecode(was)
+    return environment
 
 
 class Child:
@@ -86,8 +97,15 @@ class Child:
 
     @contextmanager
     def signals(self) -> Iterator[None]:
-        """Hand signals on to the command in the block, and live on; what is ignored (``nohup``) stays ignored."""
-        before = {number: signal.getsignal(number) for number in _numbers(_FORWARDED)}
+        """Hand signals on to the command in the block, and live on; what is ignored (``nohup``) stays ignored.
+
+        SIGCHLD alone does not: where it is ignored the system forgets how a child has ended.
+        """
+        for number in _numbers(("SIGCHLD",)):
+            signal.signal(number, signal.SIG_DFL)
+        forwarded = signal.valid_signals().difference(_numbers(_NOT_FORWARDED))
+        # SIGPIPE and SIGXFSZ are ignored, by Python: the command has them as ever, what we write is none of its matter.
+        before = {number: signal.getsignal(number) for number in forwarded}
         replaced = {number: old for number, old in before.items() if old is not None and old is not signal.SIG_IGN}
         for number in replaced:
             signal.signal(number, self._forward)
@@ -143,7 +161,9 @@ def _start(path: str, command: Sequence[str], env: Mapping[str, str]) -> subproc
             # A script without a first line that says by what: a shell runs it itself.
             return start("/bin/sh", ["/bin/sh", path, *command[1:]])
     except FileNotFoundError:
-        raise NotStartedError("it, or what it is to be run by, was not found", _NOT_FOUND) from None
+        # We have found it, so it is what the system looked for next.
+        missing = "what it is to be run by was not found: the interpreter that its first line names, or its loader"
+        raise NotStartedError(missing, _NOT_FOUND) from None
     except OSError as error:
         why = errno.errorcode.get(error.errno or 0, "unknown error")
         raise NotStartedError(f"the system would not execute it ({why})", _NOT_EXECUTABLE) from None

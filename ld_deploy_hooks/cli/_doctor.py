@@ -10,6 +10,7 @@ from typing import Any
 
 from ld_deploy_hooks.cli._findings import FAULT
 from ld_deploy_hooks.cli._masking import masked, without_keys
+from ld_deploy_hooks.cli._output import say
 from ld_deploy_hooks.cli._table import print_table
 
 __all__ = ["add_to"]
@@ -22,14 +23,15 @@ def add_to(commands: Any) -> None:
         help="show every setting, where it came from, and what is wrong",
         description="Show every setting, where it came from, and what is missing or wrong and how to mend it. It looks "
         "from the working directory, as a deploy would that is started there: at the environment, pyproject.toml, "
-        "plugins, the outbox, and at invoke.yaml beside tasks.py or fabric.yaml beside fabfile.py (if Invoke is "
-        "installed; your tasks are not run, and the files in your home folder and /etc are not read). Nothing is sent, "
-        "made or changed.",
+        "plugins, the outbox, and at invoke.yaml beside tasks.py or fabric.yaml beside fabfile.py, there or in a "
+        "folder above, as inv and fab look for them (if Invoke is installed; your tasks are not run, and the files in "
+        "your home folder and /etc are not read). Nothing is sent, made or changed.",
         epilog="Exit status: 0 deployments are told; 1 they are not, or only recorded: something is marked as a fault "
         "(no project, environment or token, one that cannot be used, an outbox that cannot be written, disabled or "
-        "dry_run on, an executor of the other host; with strict on everything that would raise; with --online a token "
-        "that is refused, or no answer); 2 the command line cannot be used. An application key and a version that "
-        "nobody has set are only noted, since deploy code usually gives them.",
+        "dry_run on, a host that runs dry or whose executor cannot be loaded, tasks that are no mapping; with strict "
+        "on everything that would raise; with --online a token that is refused, or no answer); 2 the command line "
+        "cannot be used. An application key and a version that nobody has set are only noted, since deploy code "
+        "usually gives them.",
     )
     command.add_argument("--json", action="store_true", help="print one JSON object")
     command.add_argument(
@@ -60,7 +62,7 @@ def _run(arguments: argparse.Namespace) -> int:
     }
     report = without_keys(report, settings.access_token)
     if arguments.json:
-        print(json.dumps(report, indent=2))
+        say(json.dumps(report, indent=2))
     else:
         _show(report)
     return int(not ok)
@@ -94,13 +96,13 @@ def _show(report: dict[str, Any]) -> None:
         source = "not set" if unset and setting["source"] == "default" else setting["source"]
         rows.append((name, "-" if unset else _in_words(setting["value"]), source))
     print_table(("setting", "value", "from"), rows)
-    print(f"plugins loaded: {', '.join(report['plugins']) or 'none'} (`ld-deploy plugins` says more)")
+    say(f"plugins loaded: {', '.join(report['plugins']) or 'none'} (`ld-deploy plugins` says more)")
     for finding in report["findings"]:
-        print(f"{finding['level']}: {finding['message']}")
+        say(f"{finding['level']}: {finding['message']}")
     if report["ok"]:
-        print("Nothing here keeps deployments from being told.")
+        say("Nothing here keeps deployments from being told.")
     else:
-        print("Deployments are not told as they should be, until what is marked as a fault is mended.")
+        say("Deployments are not told as they should be, until what is marked as a fault is mended.")
 
 
 def _in_words(value: Any) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
+
+from ld_deploy_hooks.cli._output import complain, say
 
 if TYPE_CHECKING:
     from ld_deploy_hooks._outbox import Outbox
@@ -61,26 +62,26 @@ def _run(arguments: argparse.Namespace) -> int:
         # It has a moment even when the time is over: what is left can be told only by the outbox.
         return ask_outbox(settings, question, timeout=max(deadline - time.monotonic(), _MOMENT))
 
-    before = ask(lambda box: box.counts(base_uri=settings.base_uri))
+    rejected_before = ask(lambda box: box.counts(base_uri=settings.base_uri)).rejected
     reporter = reporter_for(settings)
     if arguments.recover:
         for record in reporter.recover():
             where = f"{record.identity.application_key} {record.identity.version} to {record.identity.environment_key}"
-            print(f"{where}: its process was killed; told as failed ({record.reason})")
+            say(f"{where}: its process was killed; told as failed ({record.reason})")
+    # Recovery has also deleted old history.
+    delivered_before = ask(lambda box: box.counts(base_uri=settings.base_uri)).delivered
     with _progress(lambda: ask(lambda box: box.counts(base_uri=settings.base_uri)).pending) as shown:
         reporter.send(max(deadline - time.monotonic(), 0), shown)
     after = ask(lambda box: box.counts(base_uri=settings.base_uri))
-    print(f"{after.delivered - before.delivered} event(s) delivered to {settings.base_uri}")
+    say(f"{max(after.delivered - delivered_before, 0)} event(s) delivered to {settings.base_uri}")
     for base_uri, number in ask(lambda box: box.waiting_elsewhere(settings.base_uri)).items():
-        print(
-            f"{number} event(s) wait for {base_uri}: set LD_BASE_URI to it, or `ld-deploy retry --base-uri {base_uri}`"
-        )
-    rejected = after.rejected - before.rejected
+        say(f"{number} event(s) wait for {base_uri}: set LD_BASE_URI to it, or `ld-deploy retry --base-uri {base_uri}`")
+    rejected = after.rejected - rejected_before
     if rejected > 0:
-        print(f"{rejected} event(s) were rejected: `ld-deploy status` says why", file=sys.stderr)
+        complain(f"{rejected} event(s) were rejected: `ld-deploy status` says why")
     left = reporter.left(_MOMENT)
     if left is not None:
-        print(left, file=sys.stderr)
+        complain(left)
     return int(left is not None or rejected > 0)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ld_deploy_hooks.cli._lines import caught_lines
 from ld_deploy_hooks.cli._masking import without_keys
+from ld_deploy_hooks.cli._output import say
 from ld_deploy_hooks.cli._table import print_table
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def _run(arguments: argparse.Namespace) -> int:
     }
     report = without_keys(report, settings.access_token)
     if arguments.json:
-        print(json.dumps(report, indent=2))
+        say(json.dumps(report, indent=2))
     else:
         _show(report, settings)
     return int(bool(report["problems"]))
@@ -59,13 +60,13 @@ def _show(report: dict[str, Any], settings: Settings) -> None:
     rows = [(each["name"], each["origin"], ", ".join(each["hooks"]) or "none") for each in report["plugins"]]
     print_table(("plugin", "came from", "hooks"), rows)
     if not rows:
-        print("no plugin is loaded")
+        say("no plugin is loaded")
     for name in report["blocked"]:
-        print(f"{name} is blocked (by no:{name} in {settings.sources['plugins']})")
+        say(f"{name} is blocked (by no:{name} in {settings.sources['plugins']})")
     if not settings.plugin_autoload:
-        print(f"entry points are not loaded (by {settings.sources['plugin_autoload']})")
+        say(f"entry points are not loaded (by {settings.sources['plugin_autoload']})")
     if settings.silent:
         switch = "disabled" if settings.disabled else "dry_run"
-        print(f"a deploy loads none of them now: {switch} is on (from {settings.sources[switch]})")
+        say(f"a deploy loads none of them now: {switch} is on (from {settings.sources[switch]})")
     for problem in report["problems"]:
-        print(f"problem: {problem}")
+        say(f"problem: {problem}")

@@ -6,6 +6,8 @@ import argparse
 import time
 from typing import Any
 
+from ld_deploy_hooks.cli._output import say
+
 __all__ = ["add_to"]
 
 
@@ -37,8 +39,8 @@ def _run(arguments: argparse.Namespace) -> int:
                 from_base_uri=arguments.base_uri.rstrip("/"), to_base_uri=settings.base_uri, now=now
             ),
         )
-        print(f"{moved} event(s) re-addressed from {arguments.base_uri} to {settings.base_uri}")
+        say(f"{moved} event(s) re-addressed from {arguments.base_uri} to {settings.base_uri}")
     else:
         again = ask_outbox(settings, lambda box: box.requeue_rejected(base_uri=settings.base_uri, now=now))
-        print(f"{again} rejected event(s) put back in line for {settings.base_uri}")
+        say(f"{again} rejected event(s) put back in line for {settings.base_uri}")
     return 0

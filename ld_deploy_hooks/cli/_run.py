@@ -33,7 +33,8 @@ def add_to(commands: Any) -> None:
         "is the same one, and is told once. The command line is not told. No option takes the token: it would show in "
         "`ps`; set LD_ACCESS_TOKEN.",
         epilog="Exit status: that of the command; 128 + n if signal n ended it; 127 if it was not found and 126 if it "
-        "cannot be executed (nothing is told then); 2 if the command line cannot be used, or a setting cannot and "
+        "is not executable (nothing is told then); likewise if the system would not start it, as with a script whose "
+        "interpreter is missing (told as failed); 2 if the command line cannot be used, or a setting cannot and "
         "LD_DEPLOY_STRICT is on (the command is not run then). If Ctrl-C at the terminal ended the command, ld-deploy "
         "dies of it as well, so that a script around both ends too.",
     )
@@ -49,7 +50,7 @@ def _run(arguments: argparse.Namespace) -> int:
     if not command:
         arguments.refuse("give a command to run, after --")
     from ld_deploy_hooks._log import say_once
-    from ld_deploy_hooks.cli._child import Child, NotStartedError, find
+    from ld_deploy_hooks.cli._child import Child, NotStartedError, find, inherited_environment
 
     try:
         path = find(command[0])
@@ -62,7 +63,7 @@ def _run(arguments: argparse.Namespace) -> int:
     child = Child()
     with child.signals(), deployment(**fields_of(arguments)) as told:
         try:
-            code = child.run(path, command, {**os.environ, **_exported(told)})
+            code = child.run(path, command, {**inherited_environment(), **_exported(told)})
         except NotStartedError as error:
             say_once(f"ld-deploy: the command was not run: {error}.")
             code = error.status

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING
 
 from ld_deploy_hooks._errors import SettingsError
+from ld_deploy_hooks.cli._output import complain
 
 if TYPE_CHECKING:
     from ld_deploy_hooks._settings import Settings
@@ -26,7 +26,7 @@ def settings_or_exit() -> Settings:
     settings = resolve()
     for problem in settings.problems:
         if problem.field in _CONCERNS_US:
-            print(f"ld-deploy: {problem.message}", file=sys.stderr)
+            complain(f"ld-deploy: {problem.message}")
     if settings.silent:
         switch = "disabled" if settings.disabled else "dry_run"
         raise SettingsError(

@@ -7,6 +7,7 @@ import json
 import time
 from typing import TYPE_CHECKING, Any
 
+from ld_deploy_hooks.cli._output import say
 from ld_deploy_hooks.cli._table import print_table
 
 if TYPE_CHECKING:
@@ -45,19 +46,19 @@ def _run(arguments: argparse.Namespace) -> int:
     elsewhere = ask_outbox(settings, lambda box: box.waiting_elsewhere(settings.base_uri))
     if arguments.json:
         shown = _as_json(str(settings.outbox), settings.base_uri, counts, deployments, lone_events, elsewhere)
-        print(json.dumps(shown, indent=2))
+        say(json.dumps(shown, indent=2))
         return 0
     rows = [
         (deployment.started_at, _row(deployment, settings.base_uri, settings.sendable)) for deployment in deployments
     ]
     rows += [(event.event_time, _lone_row(event, settings.base_uri, settings.sendable)) for event in lone_events]
     print_table(_COLUMNS, [row for _, row in sorted(rows, key=lambda dated: dated[0], reverse=True)])
-    print(
+    say(
         f"{counts.pending} event(s) waiting, {counts.delivered} delivered, {counts.rejected} rejected; "
         f"{counts.open} deployment(s) open; in {settings.outbox}"
     )
     for base_uri, number in elsewhere.items():
-        print(f"{number} of them wait for {base_uri}, not for {settings.base_uri}")
+        say(f"{number} of them wait for {base_uri}, not for {settings.base_uri}")
     return 0
 
 

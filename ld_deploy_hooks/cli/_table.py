@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from ld_deploy_hooks.cli._output import say, write
+
 __all__ = ["print_table"]
 
 
@@ -28,12 +30,12 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         table = Table(*columns, box=None)
         for line in lines:
             table.add_row(*line)
-        console.print(table)
+        write(lambda: console.print(table))
         return
     widths = [max(len(line[column]) for line in [columns, *lines]) for column in range(len(columns) - 1)]
     for line in [columns, *lines]:
         cells = [*(cell.ljust(width) for cell, width in zip(line, widths, strict=False)), line[-1]]
-        print("  ".join(cells).rstrip())
+        say("  ".join(cells).rstrip())
 
 
 def _visible(cell: str) -> str:

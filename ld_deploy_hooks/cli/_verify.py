@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
 from collections.abc import Iterator
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from ld_deploy_hooks._errors import DeployHooksError
-from ld_deploy_hooks.cli._comparison import Expected, Shown, compare, expected_of
+from ld_deploy_hooks.cli._comparison import Expected, Shown, compare, expected_of, expected_of_lone
 from ld_deploy_hooks.cli._flush import seconds
 from ld_deploy_hooks.cli._masking import without_keys
+from ld_deploy_hooks.cli._output import complain, say
 from ld_deploy_hooks.cli._table import print_table
 
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ _PAUSE, _LONGEST_PAUSE = 0.5, 5.0
 _LEAST, _MOST = 1.0, 10.0
 # Milliseconds around the deployments that are asked for.
 _MARGIN = 60_000
+# More events than an outbox keeps.
+_ALL = 10**9
 
 
 def add_to(commands: Any) -> None:
@@ -40,7 +42,8 @@ def add_to(commands: Any) -> None:
         description="Read back from LaunchDarkly the last deployments of the outbox whose events were delivered to the "
         "base URI of the settings, and show which of them are missing there or shown with another status. LaunchDarkly "
         "takes a while to process an event, so what is missing is asked for again until the time is over. Deployments "
-        "of one version are told apart by the time at which they started.",
+        "of one version are told apart by the time at which they started. What `ld-deploy send` told alone is looked "
+        "for as well, an end together with the start before it.",
         epilog="Exit status: 0 all is there (or there is nothing to look for); 1 something is missing, or has another "
         "status; 2 it cannot be asked: no token, refused, no answer in time, or the command line, a setting or the "
         "outbox cannot be used.",
@@ -49,7 +52,11 @@ def add_to(commands: Any) -> None:
         "--timeout", type=seconds, default=_PATIENCE, metavar="S", help="seconds to wait at most, in all (default: 30)"
     )
     command.add_argument(
-        "--limit", type=_positive, default=20, metavar="N", help="how many of the last deployments (default: 20)"
+        "--limit",
+        type=_positive,
+        default=20,
+        metavar="N",
+        help="how many of the last deployments, and of those sent alone (default: 20)",
     )
     command.add_argument("--json", action="store_true", help="print one JSON object")
     command.set_defaults(run=_run)
@@ -70,7 +77,13 @@ def _run(arguments: argparse.Namespace) -> int:
     settings = settings_or_exit()
     with looking(settings.outbox) as box:
         deployments = box.deployments(limit=arguments.limit) if box is not None else []
-    expected = [one for one in (expected_of(each, settings.base_uri) for each in deployments) if one is not None]
+        # All of the history: what ended lately may have started long ago.
+        lone_events = box.lone_events(limit=_ALL) if box is not None else []
+    made, others = expected_of_lone(
+        reversed(lone_events), settings.base_uri, expected_of(deployments, settings.base_uri)
+    )
+    looked_at = [*others, *made[-arguments.limit :]]
+    expected = sorted((one for one in looked_at if one is not None), key=lambda one: -one.started_at)
     shown: list[Shown] = []
     if expected:
         if not settings.sendable:
@@ -81,11 +94,11 @@ def _run(arguments: argparse.Namespace) -> int:
         try:
             shown = _asked_until(deadline, settings, expected)
         except LaunchDarklyError as error:
-            print(f"ld-deploy: {error}", file=sys.stderr)
+            complain(f"ld-deploy: {error}")
             return 2
-    report = _report(settings, shown, untold=len(deployments) - len(expected))
+    report = _report(settings, shown, untold=len(looked_at) - len(expected))
     if arguments.json:
-        print(json.dumps(report, indent=2))
+        say(json.dumps(report, indent=2))
     else:
         _show(report)
     return int(report["wrong"] > 0)
@@ -195,13 +208,13 @@ def _show(report: dict[str, Any]) -> None:
     ]
     print_table(("application", "version", "environment", "when", "delivered", "LaunchDarkly shows", "right"), rows)
     if report["not_delivered"]:
-        print(
+        say(
             f"{report['not_delivered']} deployment(s) are not looked for: none of their events was delivered to "
             f"{report['base_uri']} (`ld-deploy status` says what they wait for)"
         )
     if not rows:
-        print(f"There is nothing to look for: no deployment of the outbox was delivered to {report['base_uri']}")
+        say(f"There is nothing to look for: no deployment of the outbox was delivered to {report['base_uri']}")
         return
-    print(f"{report['right']} deployment(s) are shown by {report['base_uri']} as they were told, {report['wrong']} not")
+    say(f"{report['right']} deployment(s) are shown by {report['base_uri']} as they were told, {report['wrong']} not")
     if report["wrong"]:
-        print("LaunchDarkly may still be at it: ask again later. If it stays so, somebody may have changed it there.")
+        say("LaunchDarkly may still be at it: ask again later. If it stays so, somebody may have changed it there.")

@@ -45,7 +45,7 @@ def read_file(path: Path) -> ConfigurationFile:
     config = Config(runtime_path=path, lazy=True)
     config.load_runtime()
     named = config.tasks.executor_class
-    return ConfigurationFile(None if named is None else str(named), section(config))
+    return ConfigurationFile(None if named is None else str(named), section(config), config.run.dry is True)
 
 
 def surroundings(arguments: tuple[Any, ...]) -> Surroundings:
