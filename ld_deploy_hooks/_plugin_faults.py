@@ -107,8 +107,8 @@ def answer_of(function: Callable[..., object], *arguments: object) -> object:
     """Return what ``function`` answers.
 
     Raises:
-        NonsenseError: a coroutine or a generator, whose body nobody runs. A plain decorator may hide what makes one from
-            :func:`fault_of`.
+        NonsenseError: a coroutine or a generator, whose body nobody runs. :func:`fault_of` does not see them where a
+            plain function around the hook makes them.
     """
     answer: Any = function(*arguments)
     if inspect.iscoroutine(answer) or inspect.isgenerator(answer) or inspect.isasyncgen(answer):

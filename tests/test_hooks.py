@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import textwrap
 import time
@@ -79,6 +80,26 @@ def test_ld_deploy_modify_event_changes_what_is_sent_and_drops_it(told: Told, re
         ("started", "eu"),
         ("finished", "eu"),
     ]
+
+
+def test_what_plugins_have_to_say_takes_nothing_of_the_user_s(told: Told, register: Register) -> None:
+    def ld_deploy_add_metadata(deployment: DeploymentRecord) -> dict[str, Any]:
+        return {"blob": "b" * 20_000}
+
+    def ld_deploy_modify_event(event: DeploymentEvent) -> DeploymentEvent:
+        enlarged = {**event.event_metadata, "task": "t" * 20_000, "step": "s" * 20_000}
+        return replace(event, event_metadata=enlarged)
+
+    register(ld_deploy_add_metadata, ld_deploy_modify_event)
+    mine = {"team": "web", "notes": "n" * 6000}
+    with deployment("billing", metadata=mine, event_metadata={"why": "because"}) as d:
+        d.custom(step="migrated", note="m" * 500)
+    started, custom, finished = told.events()
+    for event in (started, custom, finished):
+        assert mine.items() <= event["deploymentMetadata"].items()
+        assert len(json.dumps([event["eventMetadata"], event["deploymentMetadata"]], separators=(",", ":"))) < 8200
+    assert (started["eventMetadata"]["why"], custom["eventMetadata"]["note"]) == ("because", "m" * 500)
+    assert [line for line in told.lines if "eventMetadata.task, eventMetadata.step, deploymentMetadata.blob" in line]
 
 
 @pytest.mark.parametrize("hook", ["ld_deploy_started", "ld_deploy_custom", "ld_deploy_finished", "ld_deploy_failed"])
