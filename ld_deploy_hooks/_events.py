@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -77,7 +77,7 @@ class Events:
             "task": self.task,
             **(ours or {}),
         }
-        event = DeploymentEvent(
+        plain = DeploymentEvent(
             event_type=kind,
             event_time=at,
             application_name=self.settings.application_name,
@@ -87,8 +87,9 @@ class Events:
             deployment_metadata={**self.added, **of_deployment, **hosts},
             **self.identity._asdict(),
         )
+        event = self.modify(plain) if ask else plain
         # The detail of a failure is in the user's words.
-        return self._sealed(self.modify(event) if ask else event, {*of_event, "detail"}, set(of_deployment))
+        return self._sealed(event, plain, users=({*of_event, "detail"}, of_deployment.keys()), ours=hosts.keys())
 
     def ending(self, verdict: Verdict, started_at: int, at: int, **more: Any) -> DeploymentEvent:
         """Return the event that ends the run; ``more`` as in :meth:`make`."""
@@ -123,13 +124,24 @@ class Events:
         """Return a JSON value of ``value`` without the token."""
         return redact(jsonable(value), _secret(self.settings))
 
-    def _sealed(self, event: DeploymentEvent, users: set[str], metadata: set[str]) -> DeploymentEvent:
-        """Return ``event`` without the token and within the bound of its size."""
-        about_event, about_deployment, cut = fit(
-            self.clean(event.event_metadata),
-            self.clean(event.deployment_metadata),
-            users=(frozenset(users), frozenset(metadata)),
+    def _sealed(
+        self, event: DeploymentEvent, plain: DeploymentEvent, *, users: tuple[Set[str], Set[str]], ours: Set[str]
+    ) -> DeploymentEvent:
+        """Return ``event``, which plugins made of ``plain``, without the token and within the bound of its size.
+
+        Args:
+            users: the keys of the user's eventMetadata and deploymentMetadata.
+            ours: the keys of our own deploymentMetadata.
+        """
+        before, after = (
+            (self.clean(one.event_metadata), self.clean(one.deployment_metadata)) for one in (plain, event)
         )
+        of_event, of_deployment = (
+            {key for key, value in now.items() if key not in was or was[key] != value}
+            for was, now in zip(before, after, strict=True)
+        )
+        of_deployment |= self.added.keys() - users[1] - ours
+        about_event, about_deployment, cut = fit(*after, users=users, plugins=(of_event, of_deployment))
         if cut:
             say_once(f"Metadata of more than 8 KiB was cut to fit: {', '.join(cut)}. Send less, or a link to it.")
         return replace(

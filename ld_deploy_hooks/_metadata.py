@@ -148,7 +148,13 @@ _RESERVED = frozenset({"source", "eventId", "task", "durationMs", "reason", "exi
 # Bytes that every value may keep, as long as it is not dropped whole.
 _FLOOR = 64
 _LONGEST_KEY = 256
+# Of the limit, how much plugins' values may take before they are cut for the sake of the user's: one part in eight.
+_PLUGINS_SHARE = 8
 _ELLIPSIS = "…"
+
+
+# Whose a value is, in the order in which values are cut.
+_USERS, _PLUGINS, _OURS = range(3)
 
 
 @dataclass(eq=False, repr=False)
@@ -156,7 +162,7 @@ class _Entry:
     mapping: int
     key: str
     value: Any
-    users: bool
+    owner: int
     reserved: bool
     key_size: int
     size: int
@@ -174,19 +180,22 @@ def fit(
     deployment_metadata: Mapping[str, Any],
     *,
     users: tuple[Set[str], Set[str]],
+    plugins: tuple[Set[str], Set[str]] = (frozenset(), frozenset()),
     limit: int = _LIMIT,
 ) -> tuple[dict[str, Any], dict[str, Any], tuple[str, ...]]:
     """Return both metadata, of at most ``limit`` bytes together as compact JSON, and what was cut for that.
 
-    The user's largest values are cut first, and no more than is needed: a text keeps its beginning, anything else
-    becomes ``[cut: 12345 bytes]``. If it is too much even so, the user's entries are dropped, the smallest first. If
-    that is not enough, the same is done with everything else. Reserved keys of eventMetadata are never dropped, and
-    never cut either unless they are the user's: with endless ones alone the answer can be larger than ``limit``.
+    What plugins add beyond an eighth of ``limit`` is cut first. Then the user's values are, then what is left of
+    plugins', then ours. Of each the largest are cut first, and no more than is needed: a text keeps its beginning,
+    anything else becomes ``[cut: 12345 bytes]``. If it is too much even so, entries are dropped, the smallest first.
+    Reserved keys of eventMetadata are never dropped, and never cut either while their values are ours: with endless
+    ones alone the answer can be larger than ``limit``.
 
     Args:
         event_metadata: JSON values, as :func:`jsonable` returns them.
         deployment_metadata: likewise.
         users: the top-level keys that come from the user, of the first and of the second.
+        plugins: those whose values come from plugins, whoever had them before.
         limit: in bytes.
 
     Returns:
@@ -200,7 +209,7 @@ def fit(
             mapping=index,
             key=key,
             value=value,
-            users=key in users[index],
+            owner=_PLUGINS if key in plugins[index] else _USERS if key in users[index] else _OURS,
             reserved=index == 0 and key in _RESERVED,
             key_size=len(_encode(key)),
             size=len(_encode(value)),
@@ -209,14 +218,23 @@ def fit(
         for key, value in mapping.items()
     ]
     over = sum(entry.total for entry in entries) + len("{}{}") - limit
-    for group in ([entry for entry in entries if entry.users], [entry for entry in entries if not entry.users]):
-        over = _shorten((entry for entry in group if entry.users or not entry.reserved), over)
-        over = _drop((entry for entry in group if not entry.reserved), over)
+    of_users, of_plugins, ours = ([entry for entry in entries if entry.owner == owner] for owner in range(3))
+    beyond = min(over, sum(entry.total for entry in of_plugins) - limit // _PLUGINS_SHARE)
+    over += _reduce(of_plugins, beyond) - beyond
+    for group in (of_users, of_plugins, ours):
+        over = _reduce(group, over)
     after: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
     for entry in entries:
         if not entry.dropped:
             after[entry.mapping][entry.key] = entry.value
     return *after, tuple(f"{_NAMES[entry.mapping]}.{entry.key}" for entry in entries if entry.cut or entry.dropped)
+
+
+def _reduce(entries: Iterable[_Entry], over: int) -> int:
+    """Cut values, then drop entries, until nothing is over; return what is over then."""
+    kept = [entry for entry in entries if not entry.dropped]
+    over = _shorten((entry for entry in kept if entry.owner != _OURS or not entry.reserved), over)
+    return _drop((entry for entry in kept if not entry.reserved), over)
 
 
 def _shorten(entries: Iterable[_Entry], over: int) -> int:

@@ -61,6 +61,8 @@ def fault_of(name: str, function: Callable[..., object], options: Mapping[str, A
     wrong = None
     if options["wrapper"] or options["hookwrapper"]:
         wrong = "it is a wrapper, and there is nothing to wrap: each plugin is called alone"
+    elif kind := _never_run(function):
+        wrong = f"it is {kind}, whose body nobody would run: make it a plain function"
     for argument in inspect.signature(function).parameters.values():
         if argument.kind in (argument.VAR_POSITIONAL, argument.VAR_KEYWORD, argument.KEYWORD_ONLY):
             wrong = wrong or f"its argument {argument.name} cannot be given by position"
@@ -71,6 +73,15 @@ def fault_of(name: str, function: Callable[..., object], options: Mapping[str, A
     if wrong is None:
         return None
     return f"{hook} is never called: {wrong}. Write it as {_signature(hook)}, with all arguments or some."
+
+
+def _never_run(function: Callable[..., object]) -> str | None:
+    """Return what kind of function merely makes an object when it is called; None for a plain one."""
+    if inspect.iscoroutinefunction(function):
+        return "a coroutine function (async def)"
+    if inspect.isasyncgenfunction(function):
+        return "an asynchronous generator function (async def with yield)"
+    return "a generator function (it has a yield)" if inspect.isgeneratorfunction(function) else None
 
 
 def _unmarked(name: str, function: object) -> str | None:
@@ -96,13 +107,14 @@ def answer_of(function: Callable[..., object], *arguments: object) -> object:
     """Return what ``function`` answers.
 
     Raises:
-        NonsenseError: it is a coroutine function or a generator function, whose body nobody runs.
+        NonsenseError: a coroutine or a generator, whose body nobody runs. :func:`fault_of` does not see them where a
+            plain function around the hook makes them.
     """
     answer: Any = function(*arguments)
     if inspect.iscoroutine(answer) or inspect.isgenerator(answer) or inspect.isasyncgen(answer):
         if inspect.iscoroutine(answer):
             answer.close()  # one that is merely dropped warns on stderr
-        raise NonsenseError(f"is a {type(answer).__name__} function, whose body is never run: make it a plain function")
+        raise NonsenseError(f"returned a {type(answer).__name__}, whose body is never run: make it a plain function")
     return answer
 
 

@@ -51,6 +51,8 @@ class Run:
         self.settling = plan.autostart
         # Thread and asyncio task of who opened it.
         self.opened_in: tuple[int, Any] | None = None
+        # The thread that starts or ends it now, and may find itself in a deployment of a plugin's that it asks.
+        self._busy_in: int | None = None
         # The run of the same identity that was open already when this one started.
         self._merged_into: Run | None = None
         self._pid = os.getpid()
@@ -91,6 +93,7 @@ class Run:
             say_once("A deployment was not started: its block had been left already. Call start() inside the block.")
             return
         recorded = None
+        self._busy_in = threading.get_ident()
         try:
             recorded = self._begin()
         except SettingsError:
@@ -98,7 +101,7 @@ class Run:
         except Exception as error:
             internal_fault("Starting a deployment", error)
         finally:
-            self.settling = False
+            self.settling, self._busy_in = False, None
             if recorded is None:
                 self.durable.set_result(None)
             else:
@@ -156,6 +159,12 @@ class Run:
                 if other._inside:
                     self._merge_into(other)
                     return False
+                if other._is_busy_here:
+                    say_once(
+                        "A deployment that a plugin makes while the end of one with the same identity is told is not "
+                        "told itself. Make it in a tell such as ld_deploy_finished."
+                    )
+                    return False
             # It has ended, but its end is not queued yet: a start that overtook it would be paired wrongly.
             other._over.wait(_ENDING)
             with _runs.lock:
@@ -180,9 +189,13 @@ class Run:
             return True
 
     @property
+    def _is_busy_here(self) -> bool:
+        return self._busy_in == threading.get_ident()
+
+    @property
     def on_disk(self) -> Future[None] | None:
-        """Done when the started event is durable, for whoever waits for that; None before the start."""
-        return None if self.state == "pending" else self.durable
+        """Done when the started event is durable, for whoever waits for that; None before the start, and within it."""
+        return None if self.state == "pending" or self._is_busy_here else self.durable
 
     @property
     def is_open(self) -> bool:
@@ -271,6 +284,7 @@ class Run:
         return max(now(), (self.started_at or 0) + elapsed)
 
     def _end(self) -> Future[bool] | None:
+        self._busy_in = threading.get_ident()
         end = None
         try:
             if self._told and not self._told_by_parent:
@@ -280,6 +294,7 @@ class Run:
         finally:
             # The exception leads to the frames of the deploy, which must not live on for our sake.
             self._way_out = (FINISHED, None)
+            self._busy_in = None
             self._over.set()
             _runs.remove(self, self._key, end)
         return end.durable if end is not None else None

@@ -5,12 +5,24 @@ Told by the environment, which children inherit; and in this process by more tha
 
 from __future__ import annotations
 
+import atexit
 import os
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-__all__ = ["LOOPBACK", "OFF", "VARIABLE", "Recording", "current_recording", "held", "reason_to_hold"]
+__all__ = [
+    "LOOPBACK",
+    "OFF",
+    "VARIABLE",
+    "Recording",
+    "current_recording",
+    "held",
+    "hold_process",
+    "is_held",
+    "reason_to_hold",
+]
 
 # Set by the pytest plugin, whatever it was before: OFF, or LOOPBACK for a test that may tell this very machine.
 VARIABLE = "LD_DEPLOY_PYTEST"
@@ -36,10 +48,14 @@ class _Hold:
     def __init__(self, why: str, recording: Recording | None) -> None:
         self.why = why
         self.recording = recording
+        # The only thread that it does not hold, by its identifier.
+        self.free: int | None = None
 
 
 # Of this process, whatever thread asks: the innermost last.
 _holds: list[_Hold] = []
+# The first of them, once tests have run here.
+_of_the_process = _Hold(_PYTEST, None)
 
 
 @contextmanager
@@ -58,18 +74,52 @@ def held(why: str = _PYTEST, recording: Recording | None = None) -> Iterator[Non
         _holds[:] = [other for other in _holds if other is not hold]
 
 
+def hold_process() -> Callable[[], None]:
+    """Let nothing be sent by this process until it ends, for who knows what a test has left behind.
+
+    Returns:
+        To be called by a program that has run the tests and goes on: lets its own thread go, until the exit begins.
+        What is registered with :mod:`atexit` later than that, and so called earlier, is the program's own.
+    """
+    hold = _of_the_process
+    hold.free = None
+    if hold not in _holds:
+        _holds.insert(0, hold)
+
+    def let_go() -> None:
+        hold.free = threading.get_ident()
+        atexit.register(take_back)
+
+    def take_back() -> None:
+        hold.free = None
+
+    return let_go
+
+
+def is_held() -> bool:
+    """Whether tests hold what this thread deploys, whatever the environment says."""
+    return _hold_here() is not None
+
+
+def _hold_here() -> _Hold | None:
+    here = threading.get_ident()
+    return next((hold for hold in reversed(_holds) if hold.free != here), None)
+
+
 def reason_to_hold(environ: Mapping[str, str] | None) -> str | None:
     """Return why nothing may be sent, None outside of tests.
 
     Args:
         environ: judge by this environment alone; None judges this process.
     """
-    if environ is None and _holds:
-        return _holds[-1].why
+    hold = _hold_here() if environ is None else None
+    if hold is not None:
+        return hold.why
     environ = os.environ if environ is None else environ
     return _PYTEST if any(environ.get(mark) for mark in _MARKS) else None
 
 
 def current_recording() -> Recording | None:
     """Return what records the deployments of this process now."""
-    return _holds[-1].recording if _holds else None
+    hold = _hold_here()
+    return hold.recording if hold is not None else None

@@ -55,18 +55,37 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def _hold(config: pytest.Config) -> None:
-    """Send nothing until the end of this session; one that runs inside another's test ends alone."""
+    """Send nothing until the end of this process.
+
+    A program that has called ``pytest.main()`` goes on after it, and may deploy then; a session that runs inside
+    another's test ends alone.
+    """
     if config.stash.get(_holds, False):
         return
     config.stash[_holds] = True
-    from ld_deploy_hooks._testrun import OFF, VARIABLE, held
+    from ld_deploy_hooks._testrun import OFF, VARIABLE, held, hold_process, is_held
 
-    until_the_end = ExitStack()
-    config.add_cleanup(until_the_end.close)
-    until_the_end.enter_context(held())
     # For children. The switches of whoever started pytest would hide from the fixtures what a deploy tells.
     inherited = dict.fromkeys(("LD_DEPLOY_DISABLED", "LD_DEPLOY_DRY_RUN", "LD_DEPLOY_PARENT"))
-    until_the_end.enter_context(_environment({VARIABLE: OFF, **inherited}))
+    environment = {VARIABLE: OFF, **inherited}
+    until_the_end = ExitStack()
+    config.add_cleanup(until_the_end.close)
+    if is_held():
+        until_the_end.enter_context(held())
+    else:
+        let_go = hold_process()
+        if _is_pytests_own(config):
+            _set(environment)
+            return
+        until_the_end.callback(let_go)
+    until_the_end.enter_context(_environment(environment))
+
+
+def _is_pytests_own(config: pytest.Config) -> bool:
+    """Whether this process ends with this session: ``pytest``, ``python -m pytest``, a worker of pytest-xdist."""
+    program = Path(sys.argv[0])
+    started_as = program.parent if program.name == "__main__.py" else program
+    return started_as.name.removesuffix(".exe") in ("pytest", "py.test") or hasattr(config, "workerinput")
 
 
 @contextmanager

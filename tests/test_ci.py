@@ -254,6 +254,17 @@ def test_a_commit_that_is_no_sha_is_no_version(monkeypatch: pytest.MonkeyPatch) 
     assert "commit" not in (ci.ld_deploy_add_metadata(RECORD) or {})
 
 
+def test_no_token_of_an_address_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    variables = {
+        "BUILD_URL": "https://user:sesame@ci.example/job/web/7/?by=a@b",
+        "GIT_URL": "https://git.example/shop/web.git?private_token=in/sesame",
+        "JENKINS_URL": "https://ci.example/",
+    }
+    _export(monkeypatch, variables)
+    assert (ci.ld_deploy_provide_defaults(resolve()) or {})["application_key"] == "web"
+    assert ci.ld_deploy_add_metadata(RECORD) == {"ci": "jenkins", "runUrl": "https://ci.example/job/web/7/?by=a@b"}
+
+
 def test_on_no_known_system_nothing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     _export(monkeypatch, {"CI": "true", "CI_COMMIT_SHA": SHA})
     assert ci.ld_deploy_provide_defaults(resolve()) is None

@@ -183,6 +183,101 @@ def slow_git(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     (folder / "slow").unlink(missing_ok=True)
 
 
+ADDRESSES = {
+    "https://git.example/shop/web.git": "web",
+    "https://user:sesame@git.example/shop/web.git/": "web",
+    "https://git.example/shop/web.git?private_token=in/sesame": "web",
+    "https://git.example/shop/web.git;token=sesame": "web",
+    "https://git.example/shop/web#sesame": "web",
+    "https://git.example/shop%2Fmy%20web.git": "my web",
+    "https://sesame@git.example": None,
+    "https://user:ses/ame@git.example": None,
+    "https://user:12/sesame@git.example": None,
+    "https://user:sesame?x/ame@git.example/shop/web": None,
+    "https://user:ses\\ame@git.example": None,
+    "https://git.example/web%0Asesame": None,
+    "https://[sesame/web": None,
+    "git@git.example:shop/web.git": "web",
+    "git@git.example:web": "web",
+    "git@[::1]:web.git": "web",
+    "[git@git.example:2222]:shop/web.git": "web",
+    "user:sesame@git.example": None,
+    "ssh://git@git.example:2222/shop/web.git": "web",
+    "ext::ssh -i sesame git.example %S web.git": None,
+    "codecommit://web": "web",
+    "codecommit::eu-west-1://profile@web": "web",
+    "file:///srv/git/web.git": "web",
+    "file:///C:/repos/web.git": "web",
+    r"file://C:\repos\web.git": "web",
+    r"C:\repos\web.git": "web",
+    r"\\server\share\web.git": "web",
+    "/srv/web/.git": "web",
+    "../web": "web",
+    "..": None,
+    "/": None,
+}
+
+
+@pytest.mark.parametrize(("address", "name"), ADDRESSES.items())
+def test_of_an_address_the_name_alone_is_read(address: str, name: str | None, repository: Path) -> None:
+    _git(repository, "config", "remote.origin.url", address)
+    assert git.ld_deploy_provide_defaults(resolve({"version": "1"})) == {"application_key": name}
+
+
+CHILDREN_UNSEEN = {
+    "ignored": "signal.signal(signal.SIGCHLD, signal.SIG_IGN)",
+    "waited for by another": """
+def reap():
+    while True:
+        try:
+            os.wait()
+        except ChildProcessError:
+            time.sleep(0.001)
+threading.Thread(target=reap, daemon=True).start()
+""",
+}
+ASKED = """
+import os, signal, threading, time
+from ld_deploy_hooks._records import DeploymentEvent, DeploymentRecord, EventType, Identity
+from ld_deploy_hooks._settings import resolve
+from ld_deploy_hooks.plugins import git
+{}
+print(git.ld_deploy_provide_defaults(resolve()))
+identity = Identity("p", "e", "a", "1")
+git.ld_deploy_add_metadata(DeploymentRecord(id="1", identity=identity, state="started"))
+for thread in threading.enumerate():
+    if thread.name == "ld-deploy-git":
+        thread.join(10)
+end = DeploymentEvent(event_type=EventType.FINISHED, event_time=1, **identity._asdict())
+print(dict(git.ld_deploy_modify_event(end).deployment_metadata))
+"""
+
+
+@pytest.mark.parametrize("children", CHILDREN_UNSEEN.values(), ids=CHILDREN_UNSEEN.keys())
+def test_where_nobody_knows_how_git_ended_what_it_says_counts(
+    children: str, repository: Path, run_python: Any, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    sha = _git(repository, "rev-parse", "HEAD")
+    source = ASKED.format(children)
+    found = {"version": sha, "application_key": "web"}
+    told = {"commit": sha, "branch": "main", "dirty": False}
+    done = run_python(source, cwd=repository)
+    assert (done.stdout, done.stderr) == (f"{found}\n{told}\n", "")
+
+    (repository / "app.py").write_text("2")
+    assert "'dirty': True" in run_python(source, cwd=repository).stdout
+
+    (repository / ".git" / "index").write_text("broken")
+    del told["dirty"]
+    done = run_python(source, cwd=repository)
+    assert (done.stdout, done.stderr) == (f"{found}\n{told}\n", "")
+
+    empty = tmp_path_factory.mktemp("empty")
+    _git(empty, "init", "--quiet")
+    done = run_python(source, cwd=empty)
+    assert (done.stdout, done.stderr) == ("{'version': None, 'application_key': None}\n{}\n", "")
+
+
 def test_git_is_called_no_more_often_than_it_must(
     repository: Path, slow_git: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

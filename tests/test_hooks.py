@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import textwrap
 import time
@@ -79,6 +80,26 @@ def test_ld_deploy_modify_event_changes_what_is_sent_and_drops_it(told: Told, re
         ("started", "eu"),
         ("finished", "eu"),
     ]
+
+
+def test_what_plugins_have_to_say_takes_nothing_of_the_user_s(told: Told, register: Register) -> None:
+    def ld_deploy_add_metadata(deployment: DeploymentRecord) -> dict[str, Any]:
+        return {"blob": "b" * 20_000}
+
+    def ld_deploy_modify_event(event: DeploymentEvent) -> DeploymentEvent:
+        enlarged = {**event.event_metadata, "task": "t" * 20_000, "step": "s" * 20_000}
+        return replace(event, event_metadata=enlarged)
+
+    register(ld_deploy_add_metadata, ld_deploy_modify_event)
+    mine = {"team": "web", "notes": "n" * 6000}
+    with deployment("billing", metadata=mine, event_metadata={"why": "because"}) as d:
+        d.custom(step="migrated", note="m" * 500)
+    started, custom, finished = told.events()
+    for event in (started, custom, finished):
+        assert mine.items() <= event["deploymentMetadata"].items()
+        assert len(json.dumps([event["eventMetadata"], event["deploymentMetadata"]], separators=(",", ":"))) < 8200
+    assert (started["eventMetadata"]["why"], custom["eventMetadata"]["note"]) == ("because", "m" * 500)
+    assert [line for line in told.lines if "eventMetadata.task, eventMetadata.step, deploymentMetadata.blob" in line]
 
 
 @pytest.mark.parametrize("hook", ["ld_deploy_started", "ld_deploy_custom", "ld_deploy_finished", "ld_deploy_failed"])
@@ -293,6 +314,44 @@ def test_a_hook_that_goes_elsewhere_and_closes_stdin_changes_nothing_that_is_tol
     done = deploy(EVERY.format("os.chdir('/'); sys.stdin.close()"))
     assert (done.returncode, done.stdout, done.stderr) == (5, "deploying\n", "")
     assert told.kinds() == ["started", "custom", "finished"]
+
+
+@pytest.mark.parametrize("hook", ["ld_deploy_add_metadata", "ld_deploy_modify_event"])
+def test_an_ask_that_deploys_joins_what_it_is_asked_about_and_waits_for_nothing(
+    hook: str, told: Told, register: Register
+) -> None:
+    took: list[float] = []
+
+    def ask() -> None:
+        begun = time.monotonic()
+        with deployment("billing"):
+            pass
+        took.append(time.monotonic() - begun)
+
+    ask.__name__ = hook
+    register(ask)
+    with deployment("billing") as d:
+        d.custom()
+    assert told.kinds() == ["started", "custom", "finished"]
+    assert len(took) == (1 if hook == "ld_deploy_add_metadata" else 3)
+    assert max(took) < 0.5, "it has waited for a start or an end that waits for the hook"
+    said = [line for line in told.lines if "while the end of one" in line]
+    assert len(said) == (hook == "ld_deploy_modify_event"), told.lines
+    assert not [line for line in told.lines if "on disk" in line or "took" in line]
+
+
+def test_an_ask_that_deploys_something_else_tells_that_first(told: Told, register: Register) -> None:
+    def ld_deploy_add_metadata(deployment: DeploymentRecord) -> None:
+        if deployment.identity.application_key == "billing":
+            with deploying("migration"):
+                pass
+
+    deploying = deployment
+    register(ld_deploy_add_metadata)
+    with deployment("billing"):
+        pass
+    assert [event["applicationKey"] for event in told.events()] == ["migration"] * 2 + ["billing"] * 2
+    assert told.lines == []
 
 
 def test_an_ask_that_sleeps_holds_the_deploy_up_and_is_said(told: Told, deploy: Deploy) -> None:

@@ -418,10 +418,16 @@ OURS = {"source": "ld-deploy-hooks/1.0", "eventId": "0f9f9d4c-55c3-4d26-a6fa-7f1
 
 
 def fitted(
-    users: dict[str, Any], ours: dict[str, Any] | None = None, limit: int = 8192
+    users: dict[str, Any],
+    ours: dict[str, Any] | None = None,
+    limit: int = 8192,
+    plugins: dict[str, Any] | None = None,
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Return what becomes of deploymentMetadata beside a usual eventMetadata."""
-    event, deployment, cut = fit(OURS, {**(ours or {}), **users}, users=(set(), set(users)), limit=limit)
+    deployment = {**(ours or {}), **(plugins or {}), **users}
+    event, deployment, cut = fit(
+        OURS, deployment, users=(set(), set(users)), plugins=(set(), set(plugins or {})), limit=limit
+    )
     assert event == OURS
     assert size_of(event, deployment) <= limit
     return deployment, cut
@@ -481,16 +487,56 @@ def test_the_largest_are_cut_first() -> None:
     assert deployment["small"] == users["small"]
 
 
-def test_ours_and_the_plugins_are_cut_last() -> None:
-    plugins = {"commit": "c" * 3000, "branch": "b" * 4000}
-    deployment, cut = fitted({"notes": "n" * 2000, "team": "web"}, plugins)
-    assert deployment == {**plugins, "notes": deployment["notes"], "team": "web"}
+def test_what_is_ours_is_cut_last() -> None:
+    ours = {"hosts": ["h" * 60] * 50, "hostCount": 50}
+    deployment, cut = fitted({"notes": "n" * 6000, "team": "web"}, ours)
+    assert deployment == {**ours, "notes": deployment["notes"], "team": "web"}
     assert cut == ("deploymentMetadata.notes",)
-    deployment, cut = fitted({"notes": "n" * 3000}, plugins, limit=2000)
-    assert "notes" not in deployment
-    assert deployment["branch"].startswith("bbb")
-    assert cut == ("deploymentMetadata.commit", "deploymentMetadata.branch", "deploymentMetadata.notes")
-    assert list(deployment) == ["commit", "branch"]
+    deployment, cut = fitted({"notes": "n" * 3000}, ours, limit=2000)
+    assert deployment == {"hosts": f"[cut: {size_of(ours['hosts'])} bytes]", "hostCount": 50}
+    assert cut == ("deploymentMetadata.hosts", "deploymentMetadata.notes")
+
+
+BUILT_IN = {"commit": "c" * 40, "branch": "main", "runUrl": "https://ci.example/" + "u" * 100}
+
+
+@pytest.mark.parametrize(
+    "large",
+    [{"blob": "b" * 20_000}, {"rows": list(range(5000))}, {f"key{number}": "k" * 50 for number in range(400)}],
+    ids=["a text", "a container", "many small ones"],
+)
+def test_what_plugins_have_too_much_goes_before_anything_of_the_users(large: dict[str, Any]) -> None:
+    users = {"team": "web", "ticket": "SHOP-1", "notes": "n" * 6500}
+    deployment, cut = fitted(users, plugins={**large, **BUILT_IN})
+    assert users.items() <= deployment.items()
+    assert {name.removeprefix("deploymentMetadata.") for name in cut} <= {*large, *BUILT_IN}
+    if len(large) == 1:
+        assert deployment.items() >= BUILT_IN.items()
+
+
+def test_what_plugins_have_of_the_usual_size_stays_whole() -> None:
+    users = {"team": "web", "notes": "n" * 9000}
+    deployment, cut = fitted(users, plugins=BUILT_IN)
+    assert deployment == {**BUILT_IN, "team": "web", "notes": deployment["notes"]}
+    assert cut == ("deploymentMetadata.notes",)
+
+
+def test_where_both_have_too_much_the_users_have_most_of_the_room() -> None:
+    deployment, cut = fitted({"team": "web", "notes": "n" * 9000}, plugins={"blob": "b" * 9000, "region": "eu"})
+    assert cut == ("deploymentMetadata.blob", "deploymentMetadata.notes")
+    assert (deployment["team"], deployment["region"]) == ("web", "eu")
+    assert 900 < len(deployment["blob"]) < 1024
+    assert size_of(OURS, deployment) > 8192 - 10
+
+
+def test_a_reserved_key_that_a_plugin_has_changed_is_cut() -> None:
+    event, deployment, cut = fit(
+        {**OURS, "task": "t" * 9000}, {"notes": "n" * 6000}, users=(set(), {"notes"}), plugins=({"task"}, set())
+    )
+    assert (event["source"], event["eventId"], deployment) == (OURS["source"], OURS["eventId"], {"notes": "n" * 6000})
+    assert event["task"].startswith("ttt")
+    assert cut == ("eventMetadata.task",)
+    assert size_of(event, deployment) <= 8192
 
 
 def test_the_smallest_of_very_many_are_dropped() -> None:
@@ -556,29 +602,45 @@ users_values = st.dictionaries(st.text(max_size=30), values | st.text(max_size=4
 @given(
     users=st.tuples(users_values, users_values),
     ours=st.tuples(users_values, users_values),
+    plugins=st.tuples(users_values, users_values),
     limit=st.integers(min_value=size_of(OURS) + 2, max_value=2500),
 )
 def test_it_fits_and_says_what_it_took(
-    users: tuple[dict[str, Any], dict[str, Any]], ours: tuple[dict[str, Any], dict[str, Any]], limit: int
+    users: tuple[dict[str, Any], dict[str, Any]],
+    ours: tuple[dict[str, Any], dict[str, Any]],
+    plugins: tuple[dict[str, Any], dict[str, Any]],
+    limit: int,
 ) -> None:
-    for mapping in (*users, *ours):
+    for mapping in (*users, *ours, *plugins):
         for reserved in ("source", "eventId", "task", "durationMs", "reason", "exitCode", "error"):
             mapping.pop(reserved, None)
-    before = ({**OURS, **ours[0], **users[0]}, {**ours[1], **users[1]})
+    before = ({**OURS, **ours[0], **plugins[0], **users[0]}, {**ours[1], **plugins[1], **users[1]})
     of_users = (set(users[0]), set(users[1]))
-    *after, cut = fit(*before, users=of_users, limit=limit)
-    assert fit(*before, users=of_users, limit=limit) == (*after, cut)
+    of_plugins = (set(plugins[0]) - of_users[0], set(plugins[1]) - of_users[1])
+    *after, cut = fit(*before, users=of_users, plugins=of_plugins, limit=limit)
+    assert fit(*before, users=of_users, plugins=of_plugins, limit=limit) == (*after, cut)
 
     assert size_of(*after) <= limit
     assert bool(cut) == (size_of(*before) > limit)
     told = []
-    for name, was, now, theirs in zip(("eventMetadata", "deploymentMetadata"), before, after, of_users, strict=True):
+    users_left = any(set(part) & mine for part, mine in zip(after, of_users, strict=True))
+    of_plugins_left = sum(
+        size_of(key) + size_of(part[key]) + 2
+        for part, mine in zip(after, of_plugins, strict=True)
+        for key in mine & set(part)
+    )
+    names = ("eventMetadata", "deploymentMetadata")
+    for name, was, now, mine, theirs in zip(names, before, after, of_users, of_plugins, strict=True):
         assert list(now) == [key for key in was if key in now]
         for key, value in was.items():
             if key not in now or json.dumps(now[key]) != json.dumps(value):
                 told.append(f"{name}.{key}")
-                # plugins' and ours only when nothing of the user's is left to take
-                assert key in theirs or not any(set(part) & mine for part, mine in zip(after, of_users, strict=True))
+                if key in mine:
+                    # the user's only when plugins have no more than their share
+                    assert of_plugins_left <= limit // 8
+                elif key not in theirs:
+                    # ours only when nothing of the user's is left to take
+                    assert not users_left
             if key in now and f"{name}.{key}" in cut:
                 whole = value if isinstance(value, str) else f"[cut: {size_of(value)} bytes]…"
                 assert now[key] == whole.removesuffix("…") or whole.startswith(now[key].removesuffix("…"))

@@ -461,9 +461,29 @@ class OldWrapper(Sound):
         yield
 
 
+class Coroutine(Sound):
+    @hookimpl
+    async def ld_deploy_started(self, deployment: object) -> None: ...
+
+
+class Generator(Sound):
+    @hookimpl
+    def ld_deploy_started(self, deployment: object) -> Iterator[None]:
+        yield
+
+
+class AsyncGenerator(Sound):
+    @hookimpl
+    async def ld_deploy_started(self, deployment: object) -> Any:
+        yield
+
+
 @pytest.mark.parametrize(
     ("plugin", "wanted"),
     [
+        (Coroutine, ["ld_deploy_started is never called: it is a coroutine function", "make it a plain function"]),
+        (Generator, ["ld_deploy_started is never called: it is a generator function", "make it a plain function"]),
+        (AsyncGenerator, ["never called: it is an asynchronous generator", "make it a plain function"]),
         (Misspelt, ["ld_deploy_start is no hook", "Did you mean ld_deploy_started(deployment)?"]),
         (
             MisspeltAndUnmarked,
@@ -706,10 +726,10 @@ async def async_generator() -> Any:
         ("ld_deploy_add_metadata", Treacherous, "raised ValueError"),
         ("ld_deploy_modify_event", lambda: {"eventType": "started"}, "returned a dict, not a DeploymentEvent"),
         ("ld_deploy_modify_event", lambda: False, "returned a bool, not a DeploymentEvent"),
-        ("ld_deploy_add_metadata", coroutine, "is a coroutine function"),
-        ("ld_deploy_started", coroutine, "is a coroutine function"),
-        ("ld_deploy_started", generator, "is a generator function"),
-        ("ld_deploy_started", async_generator, "is a async_generator function"),
+        ("ld_deploy_add_metadata", coroutine, "returned a coroutine, whose body"),
+        ("ld_deploy_started", coroutine, "returned a coroutine, whose body"),
+        ("ld_deploy_started", generator, "returned a generator, whose body"),
+        ("ld_deploy_started", async_generator, "returned a async_generator, whose body"),
     ],
 )
 def test_an_answer_that_is_nonsense_is_one_line_and_ignored(

@@ -209,6 +209,82 @@ def test_the_entry_point_brings_it(session: Session, plugin: tuple[str, ...]) ->
     assert session.run(tests, plugin=plugin) == {"passed": 1}
 
 
+LEFT = """
+import atexit
+
+def late(*ways):
+    threading.main_thread().join()  # until pytest has ended and only the threads of tests are left
+    for way in ways:
+        way()
+    print("deployed late")
+
+def at_exit():
+    deploy()
+    print("deployed at exit")
+
+def test_leaves_something_behind(request):
+    threading.Thread(target=late, args=[{}]).start()
+    atexit.register(at_exit)
+"""
+
+
+@pytest.mark.parametrize("options", [(), ("-p", "xdist", "-n", "1")], ids=["alone", "xdist"])
+def test_what_tests_leave_behind_sends_nothing_when_they_are_over(session: Session, options: tuple[str, ...]) -> None:
+    if options:
+        pytest.importorskip("xdist")
+    left = LEFT.format("deploy, deploy_in_a_child, deploy_in_a_cleared_environment")
+    assert session.run(left, *options, LD_DEPLOY_DISABLED="0") == {"passed": 1}
+    assert options or ("deployed late" in session.output and "deployed at exit" in session.output)
+
+
+def test_what_tests_leave_behind_in_a_program_that_goes_on_sends_nothing(session: Session) -> None:
+    left = LEFT.format("deploy")
+    session.write("test_it.py", f"from deploy import *\n{left}")
+    session.write(
+        "release.py",
+        f"""
+        import pytest
+        from deploy import deploy
+
+        assert pytest.main(["-q", "-s", "-p", "no:cacheprovider", {", ".join(map(repr, PLUGIN))}, "test_it.py"]) == 0
+        deploy("released")
+        """,
+    )
+    done = session.python(Path("release.py"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "deployed late" in done.stdout, done.stderr
+    assert "deployed at exit" in done.stdout, done.stderr
+    assert [event["applicationKey"] for event in session.service.events] == ["released"] * 3
+
+
+def test_a_session_within_a_test_ends_alone(session: Session) -> None:
+    tests = """
+    pytest_plugins = ["pytester"]
+
+    def inner(pytester):
+        pytester.makepyfile("def test_it(deployment_events):\\n    pass")
+        assert pytester.inline_run(*OPTIONS).ret == 0
+
+    @pytest.mark.real_deployment_events
+    def test_told(pytester, fake_launchdarkly):
+        inner(pytester)
+        deploy()
+        fake_launchdarkly.wait_for(event_type="finished")
+
+    def test_recorded(pytester, deployment_events):
+        inner(pytester)
+        deploy()
+        deployment_events.one("finished")
+
+    def test_held(pytester):
+        inner(pytester)
+        assert os.environ["LD_DEPLOY_PYTEST"] == "off"
+        deploy_in_a_cleared_environment()
+    """
+    names = f"OPTIONS = {('-p', 'no:cacheprovider', *PLUGIN)}"
+    assert session.run(f"{names}\n{textwrap.dedent(tests)}") == {"passed": 3}
+
+
 def test_what_deploys_after_its_tests_is_told(session: Session) -> None:
     session.write("test_it.py", "from deploy import deploy\ndef test_it():\n    deploy('untold')\n")
     session.write(

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ld_deploy_hooks.hookspecs import DeploymentRecord, SettingsView, hookimpl
+from ld_deploy_hooks.plugins._address import repository_name, without_user
 
 __all__ = ["ld_deploy_add_metadata", "ld_deploy_provide_defaults"]
 
@@ -211,7 +212,7 @@ def ld_deploy_provide_defaults(settings: SettingsView) -> Mapping[str, Any] | No
         return None
     return {
         "version": _commit(system, os.environ),
-        "application_key": _repository_name(system.repository(os.environ)),
+        "application_key": repository_name(system.repository(os.environ)),
         "environment_key": system.environment(os.environ),
     }
 
@@ -227,7 +228,7 @@ def ld_deploy_add_metadata(deployment: DeploymentRecord) -> Mapping[str, Any] | 
         "commit": _commit(system, os.environ),
         "branch": _ref(system.branch(os.environ)),
         "tag": _ref(system.tag(os.environ)),
-        "runUrl": system.run_url(os.environ),
+        "runUrl": without_user(system.run_url(os.environ)),
         "actor": system.actor(os.environ),
     }
     return {key: value for key, value in found.items() if value}
@@ -245,8 +246,3 @@ def _commit(system: _System, env: Env) -> str | None:
 
 def _ref(name: str | None) -> str | None:
     return re.sub(r"^(refs/(heads|tags)/|origin/)", "", name) if name else None
-
-
-def _repository_name(address: str | None) -> str | None:
-    """Return the last part of a repository's path or address: ``web`` of ``git@example.org:shop/web.git``."""
-    return re.sub(r"\.git$", "", re.split(r"[/:]", address.rstrip("/"))[-1]) or None if address else None

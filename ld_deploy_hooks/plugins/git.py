@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ld_deploy_hooks.hookspecs import DeploymentEvent, DeploymentRecord, SettingsView, hookimpl
+from ld_deploy_hooks.plugins._address import repository_name
 
 __all__ = ["ld_deploy_add_metadata", "ld_deploy_modify_event", "ld_deploy_provide_defaults", "ld_deploy_started"]
 
@@ -54,11 +55,8 @@ class _Repository:
         return self._tags[0] if self._tags else self._commit.get("commit")
 
     def application(self) -> str | None:
-        """Return the last part of the remote's address."""
-        # No more of it is read: what stands before the host may be a user and a token.
-        remote = self._ask("config", "--get", "remote.origin.url")
-        name = re.split(r"[/:\\]", remote.rstrip("/"))[-1] if remote else ""
-        return name.removesuffix(".git") or None
+        """Return the name in the remote's address."""
+        return repository_name(self._ask("config", "--get", "remote.origin.url"))
 
     def begin(self, *questions: Callable[[], None]) -> None:
         """Have the metadata asked for in a thread."""
@@ -83,20 +81,26 @@ class _Repository:
     def _ask_for_commit(self) -> None:
         # A command for scripts: no setting of the user's changes what it says.
         said = self._ask("rev-list", "--max-count=1", "--format=%H%n%D", "HEAD")
-        if said is None:
+        found = re.fullmatch(r"commit (\w+)\n\1(?:\n(.*))?", said or "")
+        if found is None:
             return
-        _, commit, names = said.split("\n")
-        refs = names.split(", ")
+        commit, refs = found[1], (found[2] or "").split(", ")
         self._tags = [ref.removeprefix("tag: ") for ref in refs if ref.startswith("tag: ")]
         branch = next((ref.removeprefix("HEAD -> ") for ref in refs if ref.startswith("HEAD -> ")), None)
         self._commit = {"commit": commit, **({"branch": branch} if branch else {})}
 
     def _ask_for_changes(self) -> None:
-        said = self._ask("status", "--porcelain", "--untracked-files=no")
-        if said is not None:
-            self._changes = {"dirty": bool(said)}
+        # With the branch on a line of its own: silence is then no answer.
+        said = self._ask("status", "--porcelain", "--branch", "--no-ahead-behind", "--untracked-files=no")
+        if said:
+            self._changes = {"dirty": "\n" in said}
 
     def _ask(self, *question: str) -> str | None:
+        """Return what git answers, None if it fails.
+
+        Where the process ignores SIGCHLD, or somebody else waits for its children, a failure cannot be told from
+        success: the answer is then empty, or its beginning.
+        """
         # No fsmonitor: it would run the repository's own program. No optional locks: they would race the deploy's git.
         command = ["git", "--no-optional-locks", "-c", "core.fsmonitor=false", "-C", self._folder, *question]
         try:
