@@ -237,19 +237,19 @@ def leave(entry: Entry | None, error: BaseException | None, *, failed: bool = Fa
 def over(end: Future[bool] | None) -> None:
     """Wait until the end that :func:`leave` has told is on disk, and let go of the signals that were to wait for it."""
     if end is not None:
-        from ld_deploy_hooks._run import let_go
+        from ld_deploy_hooks._run import runs
 
         wait(end)
-        let_go()
+        runs.let_go()
 
 
 async def over_async(end: Future[bool] | None) -> None:
     """As :func:`over`, without blocking the event loop."""
     if end is not None:
-        from ld_deploy_hooks._run import let_go
+        from ld_deploy_hooks._run import runs
 
         await wait_async(end)
-        let_go()
+        runs.let_go()
 
 
 def _verdict(error: BaseException | None) -> Verdict:
@@ -270,9 +270,9 @@ def current_deployment() -> Deployment | None:
     mine = entries()
     if mine:
         return mine[-1].deployment
-    from ld_deploy_hooks._run import only_run
+    from ld_deploy_hooks._run import runs
 
-    run = only_run()
+    run = runs.only()
     return run.handle if run is not None else None
 
 

@@ -8,17 +8,20 @@ import threading
 from collections.abc import Collection
 from concurrent.futures import Future
 from contextlib import suppress
-from typing import Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from ld_deploy_hooks._clock import monotonic
-from ld_deploy_hooks._log import internal_fault
+from ld_deploy_hooks._log import internal_fault, say_once
 from ld_deploy_hooks._records import Identity
 
 # What it does at exit is registered before our own, and so runs after it: what our own tells is waited for.
 from ld_deploy_hooks._reporter import Reporter, close_all  # noqa: F401
 from ld_deploy_hooks._signals import Signals
 
-__all__ = ["End", "Registry"]
+__all__ = ["ENDING", "End", "Registry"]
+
+# Seconds that one waits for another thread to have recorded the end of its run.
+ENDING = 1.0
 
 # Seconds that a process may live on after SIGTERM: Jenkins kills after 5.
 _SIGNAL = 2.0
@@ -41,9 +44,22 @@ class Present(Protocol):
 
     Attributes:
         settling: whether it is about to start, and may yet turn out to be one that is open already.
+        over: set when its end has been handed over.
     """
 
     settling: bool
+    over: threading.Event
+
+    @property
+    def is_open(self) -> bool:
+        """Whether somebody is inside."""
+
+    @property
+    def is_busy_here(self) -> bool:
+        """Whether this thread starts or ends it now, and asks plugins for that."""
+
+    def take_in(self, other: Any, /) -> None:
+        """Let everybody inside of another run take part in this one instead."""
 
     def cancel(self, number: int) -> End | None:
         """Have the end told of a run that a signal kills."""
@@ -86,6 +102,31 @@ class Registry(Generic[R]):
         with self.lock:
             settled = [run for run in self.present if not run.settling]
             return settled[0] if len(settled) == 1 else None
+
+    def register(self, run: R, key: tuple[str, Identity]) -> bool:
+        """Make ``run`` the open one of its base URI and identity; False: there is one, which has taken it in."""
+        while True:
+            with self.lock:
+                other = self.open.get(key)
+                if other is None:
+                    self.open[key] = run
+                    run.settling = False
+                    return True
+                if other.is_open:
+                    other.take_in(run)
+                    self.present.remove(run)
+                    return False
+                if other.is_busy_here:
+                    say_once(
+                        "A deployment that a plugin makes while the end of one with the same identity is told is not "
+                        "told itself. Make it in a tell such as ld_deploy_finished."
+                    )
+                    return False
+            # It has ended, but its end is not queued yet: a start that overtook it would be paired wrongly.
+            other.over.wait(ENDING)
+            with self.lock:
+                if self.open.get(key) is other:
+                    del self.open[key]
 
     def remove(self, run: R, key: tuple[str, Identity] | None, end: End | None = None) -> None:
         """Forget a run that is over, but not an end of it that is being told."""

@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import uuid
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any
@@ -19,15 +19,12 @@ from ld_deploy_hooks._outcome import Outcome
 from ld_deploy_hooks._parent import parent_identity
 from ld_deploy_hooks._plan import Plan
 from ld_deploy_hooks._records import DeploymentEvent, DeploymentRecord, EventType, Identity
-from ld_deploy_hooks._registry import End, Registry
+from ld_deploy_hooks._registry import ENDING, End, Registry
 from ld_deploy_hooks._reporter import Reporter, reporter_of
 from ld_deploy_hooks._settings import Settings
 from ld_deploy_hooks._verdicts import FINISHED, Verdict
 
-__all__ = ["Run", "forget_runs", "let_go", "only_run", "present_runs"]
-
-# Seconds that one waits for another thread to have recorded the end of its run.
-_ENDING = 1.0
+__all__ = ["Run", "runs"]
 
 
 class Run:
@@ -66,9 +63,9 @@ class Run:
         self._inside = 1
         self._way_out: tuple[Verdict, BaseException | None] = (FINISHED, None)
         # Set when its end has been handed over.
-        self._over = threading.Event()
-        with _runs.lock:
-            _runs.present.append(self)
+        self.over = threading.Event()
+        with runs.lock:
+            runs.present.append(self)
 
     @property
     def current(self) -> Run:
@@ -84,7 +81,7 @@ class Run:
         Raises:
             SettingsError: a setting is missing or cannot be used, and ``strict`` is on.
         """
-        with _runs.lock:
+        with runs.lock:
             if self.state != "pending" or not self.is_ours:
                 return
             if self._inside:
@@ -115,14 +112,14 @@ class Run:
             return self._untold(settings)
         self.identity = identity_of(settings)
         self._key = (settings.base_uri, self.identity)
-        if not self._register(self._key):
+        if not runs.register(self, self._key):
             return None
         self._reporter = reporter_of(settings)
         plugins = self._reporter.plugins
         self._events = Events(
             settings=settings, identity=self.identity, task=self.plan.task, modify=plugins.modify_event
         )
-        if self.identity in _runs.parents or self.identity == parent_identity():
+        if self.identity in runs.parents or self.identity == parent_identity():
             self._told = self._told_by_parent = True
             return self._untold(settings, "the process that this one was started by tells it")
         self._events.added = self._events.clean(plugins.add_metadata(self.record()))
@@ -131,7 +128,7 @@ class Run:
         except DropEvent:
             return self._untold(settings, "a plugin dropped its start (DropEvent)")
         record = self.record()
-        _runs.signals.watch()
+        runs.signals.watch()
         self._told = True
         return self._reporter.started(event, record)
 
@@ -147,41 +144,17 @@ class Run:
         else:
             self.durable.set_exception(error)
 
-    def _register(self, key: tuple[str, Identity]) -> bool:
-        """Become the open run of this identity, or join the one that is: False then."""
-        while True:
-            with _runs.lock:
-                other = _runs.open.get(key)
-                if other is None:
-                    _runs.open[key] = self
-                    self.settling = False
-                    return True
-                if other._inside:
-                    self._merge_into(other)
-                    return False
-                if other._is_busy_here:
-                    say_once(
-                        "A deployment that a plugin makes while the end of one with the same identity is told is not "
-                        "told itself. Make it in a tell such as ld_deploy_finished."
-                    )
-                    return False
-            # It has ended, but its end is not queued yet: a start that overtook it would be paired wrongly.
-            other._over.wait(_ENDING)
-            with _runs.lock:
-                if _runs.open.get(key) is other:
-                    del _runs.open[key]
-
-    def _merge_into(self, other: Run) -> None:
-        other._inside += self._inside
-        self._merged_into = other
-        for key, value in list(self.metadata.items()):
-            other.metadata.setdefault(key, value)
-        other.outcome.take_over(self.outcome)
-        _runs.present.remove(self)
+    def take_in(self, other: Run) -> None:
+        """Let everybody inside of ``other`` take part in this run instead; the registry's lock is held."""
+        self._inside += other._inside
+        other._merged_into = self
+        for key, value in list(other.metadata.items()):
+            self.metadata.setdefault(key, value)
+        self.outcome.take_over(other.outcome)
 
     def join(self) -> bool:
         """Take part in a run that is open or pending; undone by :meth:`leave`. False: it has ended."""
-        with _runs.lock:
+        with runs.lock:
             run = self.current
             if run._inside <= 0 or not run.is_ours:
                 return False
@@ -189,13 +162,14 @@ class Run:
             return True
 
     @property
-    def _is_busy_here(self) -> bool:
+    def is_busy_here(self) -> bool:
+        """Whether this thread starts or ends it now, and asks plugins for that."""
         return self._busy_in == threading.get_ident()
 
     @property
     def on_disk(self) -> Future[None] | None:
         """Done when the started event is durable, for whoever waits for that; None before the start, and within it."""
-        return None if self.state == "pending" or self._is_busy_here else self.durable
+        return None if self.state == "pending" or self.is_busy_here else self.durable
 
     @property
     def is_open(self) -> bool:
@@ -221,7 +195,7 @@ class Run:
         Returns:
             A future that is done when the end is durable; None when there is nothing to wait for.
         """
-        with _runs.lock:
+        with runs.lock:
             run = self.current
             if not run.is_ours:
                 return None
@@ -233,7 +207,7 @@ class Run:
             if run._inside:
                 return None
             if run.state == "pending":
-                _runs.present.remove(run)
+                runs.present.remove(run)
                 return None
             if run.state != "started":
                 return None
@@ -242,7 +216,7 @@ class Run:
 
     def cut_off(self) -> None:
         """End the run from outside, because its process ends while somebody is still inside."""
-        with _runs.lock:
+        with runs.lock:
             self._inside = 0
             if self.state == "pending" or not self.is_ours:
                 return
@@ -251,7 +225,7 @@ class Run:
                 reason = "killed" if self.outcome.signal is None else "cancelled"
                 self._finish(Verdict(failed=True, reason=reason), None)
         # Another thread may be just about to tell it; or Ctrl-C came in between.
-        if not (ended_already and self._over.wait(_ENDING)):
+        if not (ended_already and self.over.wait(ENDING)):
             self._end()
 
     def _finish(self, verdict: Verdict, error: BaseException | None) -> None:
@@ -295,33 +269,33 @@ class Run:
             # The exception leads to the frames of the deploy, which must not live on for our sake.
             self._way_out = (FINISHED, None)
             self._busy_in = None
-            self._over.set()
-            _runs.remove(self, self._key, end)
+            self.over.set()
+            runs.remove(self, self._key, end)
         return end.durable if end is not None else None
 
     def host_went(self, host: str, error: BaseException | None, *, failed: bool) -> None:
         """Note how a call on ``host`` fared."""
-        with _runs.lock:
+        with runs.lock:
             self.outcome.host_went(host, error, failed=failed)
 
     def host_is_also(self, host: str, name: str) -> None:
         """Note another name of ``host``, which the user may call it by."""
-        with _runs.lock:
+        with runs.lock:
             self.outcome.hosts.also(host, name)
 
     def host_succeeded(self, host: str) -> None:
         """Note that ``host`` went well."""
-        with _runs.lock:
+        with runs.lock:
             self.outcome.host_succeeded(host)
 
     def host_failed(self, host: str, error: BaseException | None) -> None:
         """Note that ``host`` did not go well."""
-        with _runs.lock:
+        with runs.lock:
             self.outcome.host_failed(host, error)
 
     def mark(self, verdict: Verdict) -> None:
         """Make the run fail at its end, whatever its outcome; the first mark counts."""
-        with _runs.lock:
+        with runs.lock:
             self.outcome.mark(verdict)
 
     def custom(self, metadata: Mapping[str, Any]) -> Future[None] | None:
@@ -379,24 +353,4 @@ class Run:
         )
 
 
-_runs: Registry[Run] = Registry()
-
-
-def only_run() -> Run | None:
-    """Return the only run that is open or pending in this process; None when there is none, or more than one."""
-    return _runs.only()
-
-
-def present_runs() -> set[Run]:
-    """Return every run of this process with somebody inside."""
-    return set(_runs.present)
-
-
-def let_go() -> None:
-    """Put back the handlers of signals, unless a deployment is open or an end is not on disk yet."""
-    _runs.let_go()
-
-
-def forget_runs(kept: Collection[Run]) -> None:
-    """End every run of this process but ``kept``, at the end of a test."""
-    _runs.forget(kept)
+runs: Registry[Run] = Registry()

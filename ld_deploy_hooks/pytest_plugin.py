@@ -114,9 +114,9 @@ def _open_runs() -> set[Run]:
     # A test that has nothing to do with deployments pays for none of it.
     if "ld_deploy_hooks._run" not in sys.modules:
         return set()
-    from ld_deploy_hooks._run import present_runs
+    from ld_deploy_hooks._run import runs
 
-    return present_runs()
+    return set(runs.present)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -128,10 +128,10 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, Any]:
     finally:
         if "ld_deploy_hooks._run" in sys.modules:
             from ld_deploy_hooks._log import forget_said
-            from ld_deploy_hooks._run import forget_runs
+            from ld_deploy_hooks._run import runs
 
             wider: set[Run] = item.config.stash.get(_wider, set())
-            forget_runs(before | wider)
+            runs.forget(before | wider)
             forget_said()
 
 

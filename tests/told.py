@@ -130,4 +130,4 @@ def told_fixture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[To
             logger.removeHandler(lines)
     from ld_deploy_hooks import _run
 
-    assert not _run._runs.present, "a deployment is left open"
+    assert not _run.runs.present, "a deployment is left open"

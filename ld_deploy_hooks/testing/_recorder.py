@@ -224,12 +224,12 @@ def record_deployments() -> Iterator[RecordedEvents]:
     still open at the end of the block is forgotten.
     """
     from ld_deploy_hooks._reporter import close_plugins_of
-    from ld_deploy_hooks._run import forget_runs, present_runs
+    from ld_deploy_hooks._run import runs
 
     events = RecordedEvents()
     tape = _Tape(events)
     hear = events._lines.append
-    before = present_runs()
+    before = set(runs.present)
     forget_said()
     listeners.append(hear)
     try:
@@ -238,6 +238,6 @@ def record_deployments() -> Iterator[RecordedEvents]:
     finally:
         listeners.remove(hear)
         tape.close()
-        forget_runs(before)
+        runs.forget(before)
         close_plugins_of(tape)
         forget_said()
