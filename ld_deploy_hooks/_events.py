@@ -89,7 +89,8 @@ class Events:
         )
         event = self.modify(plain) if ask else plain
         # The detail of a failure is in the user's words.
-        return self._sealed(event, plain, users=({*of_event, "detail"}, of_deployment.keys()), ours=hosts.keys())
+        theirs = ({"detail", *self.clean([*of_event])}, {*self.clean([*of_deployment])})
+        return self._sealed(event, plain, users=theirs, ours=hosts.keys())
 
     def ending(self, verdict: Verdict, started_at: int, at: int, **more: Any) -> DeploymentEvent:
         """Return the event that ends the run; ``more`` as in :meth:`make`."""
@@ -130,7 +131,7 @@ class Events:
         """Return ``event``, which plugins made of ``plain``, without the token and within the bound of its size.
 
         Args:
-            users: the keys of the user's eventMetadata and deploymentMetadata.
+            users: the keys of the user's eventMetadata and deploymentMetadata; the token is in none of them any more.
             ours: the keys of our own deploymentMetadata.
         """
         before, after = (

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from told import IDENTITY, Told, script, settings, told_fixture  # noqa: F401
+from told import IDENTITY, TOKEN, Told, script, settings, told_fixture  # noqa: F401
 
 from ld_deploy_hooks import DeploymentEvent, DropEvent, deployment
 from ld_deploy_hooks._reporter import plugins_for
@@ -100,6 +100,15 @@ def test_what_plugins_have_to_say_takes_nothing_of_the_user_s(told: Told, regist
         assert len(json.dumps([event["eventMetadata"], event["deploymentMetadata"]], separators=(",", ":"))) < 8200
     assert (started["eventMetadata"]["why"], custom["eventMetadata"]["note"]) == ("because", "m" * 500)
     assert [line for line in told.lines if "eventMetadata.task, eventMetadata.step, deploymentMetadata.blob" in line]
+
+
+def test_a_key_that_held_the_token_is_the_user_s_all_the_same(told: Told) -> None:
+    with deployment("billing", metadata={f"notes {TOKEN}": "n" * 9000, "team": "web"}):
+        pass
+    for event in told.events():
+        metadata = event["deploymentMetadata"]
+        assert metadata["team"] == "web"
+        assert metadata["notes [redacted]"].startswith("nnn")
 
 
 @pytest.mark.parametrize("hook", ["ld_deploy_started", "ld_deploy_custom", "ld_deploy_finished", "ld_deploy_failed"])
