@@ -131,6 +131,9 @@ def reporter_for(settings: Settings) -> Recorder:
     Raises:
         RuntimeError: a thread cannot be started.
     """
+    with _lock:
+        # It opens in its own thread, while plugins are loaded in this one.
+        _store_for(settings)
     plugins = plugins_for(settings)
     key = (
         settings.outbox,

@@ -47,7 +47,8 @@ class Writer(Generic[S]):
     """Runs commands on a store in a daemon thread; a command is done once what it did is committed.
 
     Args:
-        open_store: opens the store; called in the writer's thread, again for each group of commands until it succeeds.
+        open_store: opens the store; called in the writer's thread, at once, and until it succeeds again for each group
+            of commands.
         beat: called in the writer's thread about every ``every`` seconds, once the store is open.
         every: seconds.
 
@@ -90,6 +91,9 @@ class Writer(Generic[S]):
             self._store.close_inherited()
 
     def _run(self) -> None:
+        # While the deploy gets ready to record. What is wrong with the store is found again, and said, by who records.
+        with suppress(Exception):
+            self._open()
         going = True
         last_beat = monotonic()
         while going:
@@ -106,6 +110,11 @@ class Writer(Generic[S]):
                 self._store.close()
                 self._store = None
         self._refuse_the_rest()
+
+    def _open(self) -> None:
+        if self._store is None:
+            with unforkable():
+                self._store = self._open_store()
 
     def _refuse_the_rest(self) -> None:
         with suppress(Empty):
@@ -130,9 +139,8 @@ class Writer(Generic[S]):
 
     def _commit(self, group: list[tuple[Callable[[S], Any], Future[Any]]]) -> None:
         try:
-            if group and self._store is None:
-                with unforkable():
-                    self._store = self._open_store()
+            if group:
+                self._open()
         except Exception as error:
             # It concerns them all: none of them has to find out again, which may take long.
             for _, future in group:

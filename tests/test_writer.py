@@ -102,27 +102,30 @@ def test_a_command_that_fails_does_not_take_the_others_with_it(
 
 def test_a_store_that_cannot_be_opened_is_tried_once_for_a_group_and_again_for_the_next() -> None:
     store = Store()
-    tries: list[OutboxError | None] = [OutboxError("first", path="x"), OutboxError("second", path="x"), None]
+    tries: list[str | None] = ["at once", "first", "second", None]
     opened = []
-    begun, go = threading.Event(), threading.Event()
+    begun, go = threading.Semaphore(0), threading.Semaphore(0)
 
     def open_store() -> Store:
         opened.append(1)
-        begun.set()
-        go.wait(5)
+        begun.release()
+        assert go.acquire(timeout=5)
         error = tries.pop(0)
         if error is not None:
-            raise error
+            raise OutboxError(error, path="x")
         return store
 
     writer = Writer(open_store, beat=lambda: None, every=60.0)
+    assert begun.acquire(timeout=5)  # nobody has to ask for it
     first = writer.submit(lambda s: s.put(0))
-    assert begun.wait(5)
+    go.release()
+    assert begun.acquire(timeout=5)
     futures = [writer.submit(lambda s, value=value: s.put(value)) for value in range(5)]
-    go.set()
+    go.release(2)
     assert str(first.exception(5)) == "first"
     assert {str(future.exception(5)) for future in futures} == {"second"}
-    assert len(opened) == 2
+    assert len(opened) == 3
+    go.release()
     assert writer.submit(lambda s: s.put(6)).result(5) == 6
     assert writer.close(5)
     assert store.kept == [6]
@@ -150,10 +153,15 @@ def test_closing_waits_no_longer_than_it_may(store: Store) -> None:
 
 
 def test_the_heart_beats_while_nothing_is_written(store: Store) -> None:
-    beats = threading.Semaphore(0)
-    writer = Writer(lambda: store, beat=beats.release, every=0.01)
+    beats, go = threading.Semaphore(0), threading.Event()
+
+    def open_store() -> Store:
+        assert go.wait(5)
+        return store
+
+    writer = Writer(open_store, beat=beats.release, every=0.01)
     assert beats.acquire(timeout=0.1) is False  # not before the store is open
-    writer.submit(lambda s: s.put(1)).result(5)
+    go.set()
     for _ in range(3):
         assert beats.acquire(timeout=5)
     assert writer.close(5)
