@@ -178,6 +178,29 @@ def ask_outbox(settings: Settings, question: Callable[[Outbox], T], *, timeout: 
         ) from None
 
 
+def is_over(settings: Settings, deployment_id: str, *, timeout: float) -> bool:
+    """Return whether a deployment of another process has ended, or never will be told to have: that process is dead.
+
+    False where the outbox of ``settings`` does not know it.
+
+    Args:
+        settings: name the outbox.
+        deployment_id: the deployment's.
+        timeout: seconds.
+
+    Raises:
+        OutboxError: the outbox cannot be used, or does not answer in time.
+    """
+    with _lock:
+        store = _store_for(settings)
+
+    def question(box: Outbox) -> bool:
+        state, owner = box.state_and_owner(deployment_id) or ("open", store.owner_id)
+        return state != "open" or store.is_dead(owner)
+
+    return ask_outbox(settings, question, timeout=timeout)
+
+
 def flush_all(timeout: float | None = None) -> bool:
     """Wait until every reporter has delivered what it can; True when nothing is left.
 

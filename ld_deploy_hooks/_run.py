@@ -16,7 +16,7 @@ from ld_deploy_hooks._errors import DropEvent, SettingsError
 from ld_deploy_hooks._events import Events, identity_of
 from ld_deploy_hooks._log import internal_fault, say_once
 from ld_deploy_hooks._outcome import Outcome
-from ld_deploy_hooks._parent import parent_identity
+from ld_deploy_hooks._parent import parent_tells
 from ld_deploy_hooks._plan import Plan
 from ld_deploy_hooks._records import DeploymentEvent, DeploymentRecord, EventType, Identity
 from ld_deploy_hooks._registry import ENDING, End, Registry
@@ -55,7 +55,8 @@ class Run:
         self._pid = os.getpid()
         self._started = 0.0
         self._told = False
-        self._told_by_parent = False
+        # Whether another process tells its start and end, around this one or before the fork.
+        self.told_by_parent = False
         self._reporter: Reporter
         self._events: Events
         # Base URI and identity, once it has started.
@@ -119,8 +120,8 @@ class Run:
         self._events = Events(
             settings=settings, identity=self.identity, task=self.plan.task, modify=plugins.modify_event
         )
-        if self.identity in runs.parents or self.identity == parent_identity():
-            self._told = self._told_by_parent = True
+        if self.identity in runs.parents or parent_tells(settings, self.identity):
+            self._told = self.told_by_parent = True
             return self._untold(settings, "the process that this one was started by tells it")
         self._events.added = self._events.clean(plugins.add_metadata(self.record()))
         try:
@@ -236,7 +237,7 @@ class Run:
 
     def cancel(self, number: int) -> End | None:
         """Tell the end of a run that a signal is about to kill; takes no lock, as a signal handler must not."""
-        if not self.is_ours or self.state != "started" or not self._told or self._told_by_parent:
+        if not self.is_ours or self.state != "started" or not self._told or self.told_by_parent:
             return None
         at = self._now_at_least()
         verdict = Verdict(failed=True, reason="cancelled", error=signal.Signals(number).name, exit_code=128 + number)
@@ -248,7 +249,7 @@ class Run:
 
     def note_signal(self, number: int) -> None:
         """Keep in mind that a signal came, which is the user's own handler's business unless the run fails."""
-        if self.is_ours and self._told and not self._told_by_parent:
+        if self.is_ours and self._told and not self.told_by_parent:
             self.outcome.signal = number
             self._reporter.note_signal(self.id, number)
 
@@ -261,7 +262,7 @@ class Run:
         self._busy_in = threading.get_ident()
         end = None
         try:
-            if self._told and not self._told_by_parent:
+            if self._told and not self.told_by_parent:
                 end = End(self._reporter, self._tell_end(*self._way_out))
         except Exception as fault:
             internal_fault("Ending a deployment", fault)

@@ -37,6 +37,7 @@ Path(os.environ["READY"]).touch()
 while True:
     signal.pause()
 """
+OURS = (sys.executable, "-m", "ld_deploy_hooks", "run", *FIELDS, "--")
 WAITS = 'touch "$READY"; exec sleep 60'
 
 
@@ -329,6 +330,77 @@ def test_what_a_plugin_drops_is_not_told_by_the_command_either(deploys: Deploys,
     assert server.posts == 0
 
 
+@pytest.mark.parametrize("kind", ["started", "finished", "failed"])
+@pytest.mark.parametrize("status", [0, 5])
+def test_what_is_sent_within_the_command_makes_no_second_deployment(
+    deploys: Deploys, server: FaultServer, kind: str, status: int
+) -> None:
+    ended = run(deploys, "sh", "-c", f"{sys.executable} -m ld_deploy_hooks send {kind} && exit {status}")
+    assert (ended.status, ended.stdout, len(ended.lines)) == (status, "", 1)
+    assert "are told by the `ld-deploy run` around it. Let its command exit with a status other than 0" in ended.stderr
+    assert told(server.events) == {"v1": ["started", "failed" if status else "finished"]}
+
+
+# Leaves its arguments behind as a command, which begins when the test says so.
+LEAVES = '(while [ ! -e go ]; do sleep 0.01; done; "$@"; touch done) </dev/null >/dev/null 2>later & echo left'
+
+
+def goes_on(deploys: Deploys) -> str:
+    """Let what was left behind go on; return what it has said on stderr when it is done."""
+    (deploys.folder / "go").touch()
+    until(lambda: (deploys.folder / "done").exists())
+    return (deploys.folder / "later").read_text()
+
+
+DEPLOYS = (
+    sys.executable,
+    "-c",
+    "from ld_deploy_hooks import deployment\nwith deployment('billing') as d: d.custom(a=1)",
+)
+
+
+@pytest.mark.parametrize(
+    ("command", "tells"),
+    [
+        (DEPLOYS, ["started", "custom", "finished"]),
+        ((sys.executable, "-m", "ld_deploy_hooks", "run", "--", *DEPLOYS), ["started", "custom", "finished"]),
+        ((sys.executable, "-m", "ld_deploy_hooks", "send", "failed"), ["failed"]),
+    ],
+    ids=["deployment", "run", "send"],
+)
+def test_what_the_command_leaves_behind_is_told_by_itself(
+    deploys: Deploys, server: FaultServer, command: tuple[str, ...], tells: list[str]
+) -> None:
+    ended = run(deploys, "sh", "-c", LEAVES, "sh", *command)
+    assert (ended.status, ended.stdout, ended.stderr) == (0, "left\n", "")
+    assert goes_on(deploys) == ""
+    assert told(server.events) == {"v1": ["started", "finished", *tells]}
+
+
+def test_what_outlives_a_killed_run_is_told_by_itself(deploys: Deploys, server: FaultServer) -> None:
+    running = start(deploys, "sh", "-c", LEAVES + '; touch "$READY"; sleep 60', "sh", *DEPLOYS)
+    running.until_ready().kill()
+    assert goes_on(deploys) == ""
+    assert told(server.events) == {"v1": ["started", "failed", "started", "custom", "finished"]}
+
+
+def test_a_run_within_a_run_hands_the_outer_one_on(deploys: Deploys, server: FaultServer) -> None:
+    show = ("sh", "-c", 'echo "$LD_DEPLOY_PARENT"')
+    ended = run(deploys, "sh", "-c", 'echo "$LD_DEPLOY_PARENT"; "$@"', "sh", *OURS, *show)
+    outer, inner = ended.stdout.splitlines()
+    assert outer == inner
+    with opened(deploys.outbox) as box:
+        assert [one.id for one in box.deployments(limit=5)] == [json.loads(outer)["id"]]
+
+
+def test_where_the_outbox_cannot_say_the_run_around_is_taken_at_its_word(deploys: Deploys, server: FaultServer) -> None:
+    (deploys.folder / "file").touch()
+    deploys.set(LD_DEPLOY_OUTBOX=str(deploys.folder / "file" / "outbox.db"))
+    assert run(deploys, *DEPLOYS).status == 0
+    kinds = [event["eventType"] for event in server.events]
+    assert (kinds.count("started"), kinds.count("finished")) == (1, 1)
+
+
 # -- signals ----------------------------------------------------------------------------------------------------------
 
 
@@ -553,7 +625,6 @@ IGNORING = (
     "    signal.signal(number, signal.SIG_IGN if name in sys.argv[1].split() else signal.SIG_DFL)\n"
     "os.execvp(sys.argv[2], sys.argv[2:])"
 )
-OURS = (sys.executable, "-m", "ld_deploy_hooks", "run", *FIELDS, "--")
 
 
 def test_the_exit_status_is_known_though_sigchld_came_ignored(deploys: Deploys, server: FaultServer) -> None:

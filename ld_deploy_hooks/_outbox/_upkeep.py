@@ -130,6 +130,11 @@ class Outbox(Queue):
             for id, owner, base_uri, stream, state, started_at, ended_at, details in rows
         ]
 
+    def state_and_owner(self, deployment_id: str) -> tuple[str, str] | None:
+        """Return the state of a deployment and the process that recorded it; None if it is not in the history."""
+        rows = self._database.rows("SELECT state, owner FROM deployments WHERE id = ?", deployment_id)
+        return next(iter(rows), None)
+
     def lone_events(self, *, limit: int) -> list[EventStatus]:
         """Return the last ``limit`` events that belong to no deployment, the latest first."""
         return self._events("deployment_id IS NULL ORDER BY id DESC LIMIT ?", max(limit, 0))

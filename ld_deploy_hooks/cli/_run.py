@@ -81,7 +81,7 @@ def _exported(told: Deployment) -> dict[str, str]:
     """Return what the command's environment says of the deployment, so that it does not tell the same one again."""
     from ld_deploy_hooks._parent import PARENT
 
-    if told.identity is None:
+    if told.identity is None or told._run.told_by_parent:
         return {}
     return {PARENT: json.dumps({"id": told.id, "identity": told.identity})}
 

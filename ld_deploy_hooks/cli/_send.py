@@ -35,10 +35,12 @@ def add_to(commands: Any) -> None:
         description="Tell a single event. It stands alone: nothing is left open by `started` and nobody tells it as "
         "failed, so a pipeline has to send `finished` or `failed` later, with the same project, environment, "
         "application and version. Plugins add to it as to any other event, and are told when it is delivered or "
-        "rejected, but not of a deployment. Where one process sees start and end, use `ld-deploy run`. No option takes "
-        "the token: it would show in `ps`; set LD_ACCESS_TOKEN.",
+        "rejected, but not of a deployment. Where one process sees start and end, use `ld-deploy run`; within its "
+        "command only `custom` is told of the same deployment. No option takes the token: it would show in `ps`; set "
+        "LD_ACCESS_TOKEN.",
         epilog="Exit status: 0 if the event is recorded, delivered or not (a line says what waits; the next run or "
-        "`ld-deploy flush` sends it), and if it is not to be told (LD_DEPLOY_DISABLED, LD_DEPLOY_DRY_RUN, a plugin); 1 "
+        "`ld-deploy flush` sends it), and if it is not to be told (LD_DEPLOY_DISABLED, LD_DEPLOY_DRY_RUN, a plugin, "
+        "the `ld-deploy run` around it); 1 "
         "if it was rejected, or could neither be delivered nor kept; 2 if the command line cannot be used, or a "
         "required setting is missing.",
     )
@@ -81,6 +83,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from ld_deploy_hooks._events import Events, identity_of
     from ld_deploy_hooks._fields import Fields
     from ld_deploy_hooks._log import say_once
+    from ld_deploy_hooks._parent import parent_tells
     from ld_deploy_hooks._records import EventType
     from ld_deploy_hooks._reporter import reporter_for
 
@@ -97,6 +100,12 @@ def _run(arguments: argparse.Namespace) -> int:
     recorder = reporter_for(settings)
     events = Events(settings=settings, identity=identity_of(settings), task=None, modify=recorder.plugins.modify_event)
     kind = EventType(arguments.kind)
+    if kind is not EventType.CUSTOM and parent_tells(settings, events.identity):
+        say_once(
+            "ld-deploy: nothing is told: start and end of this deployment are told by the `ld-deploy run` around it. "
+            "Let its command exit with a status other than 0 to have it told as failed."
+        )
+        return 0
     events.added = _added(recorder, events, kind, at, metadata)
     try:
         event = events.make(kind, at, users=users, metadata=metadata, hosts={})
