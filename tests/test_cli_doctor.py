@@ -509,12 +509,28 @@ def test_what_the_hosts_configuration_says_of_tasks(deploys: Deploys, text: str,
     assert not (deploys.folder / "ran").exists()
 
 
-@pytest.mark.parametrize(("tasks", "text"), [("tasks/__init__.py", ""), ("tasks.py", "from others import *")])
-def test_names_of_tasks_that_cannot_be_looked_for(deploys: Deploys, tasks: str, text: str) -> None:
+@pytest.mark.parametrize(
+    ("tasks", "text"),
+    [
+        ("tasks/__init__.py", b""),
+        ("tasks.py", b"from others import *"),
+        ("tasks.py", "# -*- coding: latin-1 é".encode("latin-1")),
+    ],
+    ids=["package", "star", "latin-1"],
+)
+def test_names_of_tasks_that_cannot_be_looked_for(deploys: Deploys, tasks: str, text: bytes) -> None:
     (deploys.folder / "tasks").mkdir()
-    (deploys.folder / tasks).write_text(text)
+    (deploys.folder / tasks).write_bytes(text)
     (deploys.folder / "invoke.yaml").write_text(entries("{deploy: {application_key: web}}"))
     assert findings(deploys) == (0, [])
+
+
+def test_what_is_wrong_elsewhere_is_not_said_of_each_task(deploys: Deploys) -> None:
+    deploys.set(LD_ACCESS_TOKEN="sdk-123456")
+    (deploys.folder / "tasks.py").write_text(TASKS)
+    (deploys.folder / "invoke.yaml").write_text(entries("{deploy: {application_key: web}}"))
+    _, found = findings(deploys)
+    assert [about for _, about, _ in found] == ["access_token"]
 
 
 @pytest.mark.parametrize(
