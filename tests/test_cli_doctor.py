@@ -324,7 +324,7 @@ def test_an_empty_file_is_an_outbox_in_which_nothing_is_yet(deploys: Deploys) ->
 
 
 AS_NOBODY = f"""
-import os, sys
+import importlib.metadata, os, sys
 from ld_deploy_hooks.cli import main
 # All is imported as root: nobody may not be able to read where it comes from.
 main(["doctor", "--json"])
