@@ -301,18 +301,14 @@ class Run:
 
     def custom(self, metadata: Mapping[str, Any]) -> Future[None] | None:
         """Tell a custom event of this run."""
+        why_not = None
         if self.state != "started":
-            say_once(
-                f"A custom event was not told: its deployment is {self.state}. Call custom() between start and end."
-            )
-            return None
-        if not self.is_ours:
-            say_once(
-                "A custom event was not told: its deployment belongs to the process that this one was forked from. "
-                "Call custom() there."
-            )
-            return None
-        if not self._told:
+            why_not = f"is {self.state}. Call custom() between start and end."
+        elif not self.is_ours:
+            why_not = "belongs to the process that this one was forked from. Call custom() there."
+        if why_not is not None:
+            say_once(f"A custom event was not told: its deployment {why_not}")
+        if why_not is not None or not self._told:
             return None
         at = self._now_at_least()
         try:
