@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import ipaddress
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -24,6 +25,18 @@ ROOT = Path(__file__).resolve().parent.parent
 _KEPT = {"COLUMNS", "LANG", "LC_ALL", "LC_CTYPE", "PATH", "PYTHONPATH", "SYSTEMROOT", "TERM", "TMPDIR", "VIRTUAL_ENV"}
 _MEASURING = "COVERAGE_"
 _PATIENCE = 2.0  # seconds for what is ending already
+
+
+# -- signals ----------------------------------------------------------------------------------------------------------
+
+_SIGNALS = ("SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM", "SIGCHLD")
+
+
+def pytest_sessionstart() -> None:
+    """Ignore no signal, and hand none on ignored, as who is started with ``nohup`` or in a shell's background does."""
+    for number in (getattr(signal, name) for name in _SIGNALS if hasattr(signal, name)):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 
 # -- environment ------------------------------------------------------------------------------------------------------
