@@ -44,6 +44,7 @@ class Events:
     task: str | None
     modify: Callable[[DeploymentEvent], DeploymentEvent]
     added: Mapping[str, Any] = field(default_factory=dict)
+    _last: DeploymentEvent | None = field(default=None, init=False)
 
     def make(
         self,
@@ -90,19 +91,33 @@ class Events:
         event = self.modify(plain) if ask else plain
         # The detail of a failure is in the user's words.
         theirs = ({"detail", *self.clean([*of_event])}, {*self.clean([*of_deployment])})
-        return self._sealed(event, plain, users=theirs, ours=hosts.keys())
+        self._last = self._sealed(event, plain, users=theirs, ours=hosts.keys())
+        return self._last
 
     def ending(self, verdict: Verdict, started_at: int, at: int, **more: Any) -> DeploymentEvent:
         """Return the event that ends the run; ``more`` as in :meth:`make`."""
-        ours = {
-            "durationMs": at - started_at,
-            "reason": verdict.reason,
-            "detail": verdict.detail,
-            "error": verdict.error,
-            "exitCode": verdict.exit_code,
-            "host": verdict.host,
+        ours = {**_facts(verdict, started_at, at), "detail": verdict.detail}
+        return self.make(_kind(verdict), at, ours=ours, **more)
+
+    def ending_unasked(self, verdict: Verdict, started_at: int, at: int) -> DeploymentEvent:
+        """Return the event that ends the run, of what the last event has made known: it runs no code of others.
+
+        That is for signal handlers. What they interrupt may be in the middle of the user's own mapping, and hold its
+        lock.
+        """
+        assert self._last is not None
+        named = {
+            "source": f"ld-deploy-hooks/{__version__}",
+            "eventId": str(uuid.uuid4()),
+            "task": self.clean(self.task),
+            **self.clean(_facts(verdict, started_at, at)),
         }
-        return self.make(EventType.FAILED if verdict.failed else EventType.FINISHED, at, ours=ours, **more)
+        return replace(
+            self._last,
+            event_type=_kind(verdict),
+            event_time=at,
+            event_metadata={key: value for key, value in named.items() if value is not None},
+        )
 
     def record(
         self, verdict: Verdict, *, metadata: Mapping[str, Any], hosts: Iterable[str] = (), **more: Any
@@ -152,6 +167,20 @@ class Events:
             event_metadata=about_event,
             deployment_metadata=about_deployment,
         )
+
+
+def _kind(verdict: Verdict) -> EventType:
+    return EventType.FAILED if verdict.failed else EventType.FINISHED
+
+
+def _facts(verdict: Verdict, started_at: int, at: int) -> dict[str, Any]:
+    return {
+        "durationMs": at - started_at,
+        "reason": verdict.reason,
+        "error": verdict.error,
+        "exitCode": verdict.exit_code,
+        "host": verdict.host,
+    }
 
 
 def _secret(settings: Settings) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import uuid
 from contextlib import suppress
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ld_deploy_hooks._clock import now
 from ld_deploy_hooks._errors import OutboxError
-from ld_deploy_hooks._log import logger
+from ld_deploy_hooks._log import logger, say_once
 from ld_deploy_hooks._records import DeploymentEvent, EventType
 from ld_deploy_hooks._recovery import details_of
 
@@ -65,10 +66,20 @@ class Step(NamedTuple):
         return True
 
 
-def leave(folder: Path, owner: str, steps: list[Step]) -> Path | None:
-    """Leave steps, in their order, for the next run; return the file, or None if it could not be written."""
+def leave(folder: Path, owner: str, steps: list[Step], delivered: list[str]) -> Path | None:
+    """Leave steps, in their order, for the next run; return the file, or None if it could not be written.
+
+    Args:
+        folder: where it is looked for.
+        owner: the process that leaves them.
+        steps: what happened.
+        delivered: the ids of events that have been delivered already.
+    """
     path = folder / f"{owner}-{uuid.uuid4().hex}.json"
-    content = [[step.deployment_id, step.base_uri, step.owner, step.event.to_json()] for step in steps]
+    content = {
+        "steps": [[step.deployment_id, step.base_uri, step.owner, step.event.to_json()] for step in steps],
+        "delivered": delivered,
+    }
     part = path.with_suffix(".part")
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_NOFOLLOW", 0)
     try:
@@ -98,17 +109,39 @@ def take_up(folder: Path, box: Outbox) -> list[Path]:
     recorded = []
     for path in files:
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = json.loads(_trusted_text(path))
             with box.transaction():
-                for deployment_id, base_uri, owner, event in content:
+                for deployment_id, base_uri, owner, event in content["steps"]:
                     Step(deployment_id, base_uri, owner, DeploymentEvent.from_json(event)).record(box)
+                for event_id in content["delivered"]:
+                    box.ack_event(event_id, now=now())
             recorded.append(path)
-        except (OSError, OutboxError):
+        except (FileNotFoundError, OutboxError):
             # Another was faster, or it is tried again by the next run.
             continue
+        except OSError as error:
+            say_once(
+                f"What an earlier run has left in {path} cannot be used ({type(error).__name__}): it is not a file of "
+                f"this user's, or cannot be read. Give it back with `sudo chown -R $(id -u) {folder}`, or remove it."
+            )
         except Exception as error:
             _set_aside(path, error)
     return recorded
+
+
+def _trusted_text(path: Path) -> str:
+    """Return what a file says that this user has written: with it anybody could have events told.
+
+    Raises:
+        OSError: it cannot be read, or is somebody else's.
+    """
+    # A FIFO would keep the opening waiting.
+    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    with os.fdopen(os.open(path, flags), encoding="utf-8") as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode) or (hasattr(os, "geteuid") and status.st_uid != os.geteuid()):
+            raise PermissionError
+        return file.read()
 
 
 def remove(files: list[Path]) -> None:

@@ -19,7 +19,7 @@ __all__ = ["PARENT", "parent_identity", "parent_tells"]
 # {"id": …, "identity": [project, environment, application, version]}
 PARENT = "LD_DEPLOY_PARENT"
 # Seconds that the outbox has to say whether the parent's deployment is over.
-_MOMENT = 1.0
+_MOMENT = 0.25
 
 
 def parent_identity() -> Identity | None:

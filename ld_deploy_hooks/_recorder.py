@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError  # the built-in one only from Python 3.11 on
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ld_deploy_hooks._clock import monotonic, now
+from ld_deploy_hooks._clock import monotonic
 from ld_deploy_hooks._errors import OutboxError
 from ld_deploy_hooks._forking import unforkable
 from ld_deploy_hooks._left import Step
@@ -26,6 +27,11 @@ if TYPE_CHECKING:
     from ld_deploy_hooks._plugins import Plugins
 
 __all__ = ["Recorder"]
+
+# Seconds for each question, when the time for all of them is over.
+_LEAST = 0.02
+# Seconds that memory has to say what waits in it, when the process dies of a signal.
+_LEAVING = 0.1
 
 T = TypeVar("T")
 
@@ -75,7 +81,7 @@ class Recorder:
         self._journal.owns(record.id)
         # First of all: the end of what seems to be left open may lie there.
         self._store.take_up()
-        recorded = self._record(command, tell, of=record.id, step=step)
+        recorded = self._record(command, tell, step)
         if not self._kept_house:
             # Whatever else dead runs left behind is recovered once, and behind the event of the deploy that runs.
             self._kept_house = True
@@ -108,38 +114,48 @@ class Recorder:
             elif recorded:
                 self.plugins.failed(record, error)
 
-        return self._record(command, tell, of=record.id, step=step)
+        return self._record(command, tell, step)
 
     def _step(self, deployment_id: str | None, event: DeploymentEvent) -> Step:
         return Step(deployment_id, self.settings.base_uri, self._store.owner_id, event)
 
     def cut_off(
-        self, deployment_id: str, end: Callable[[bool], tuple[DeploymentEvent, DeploymentRecord]]
+        self, deployment_id: str, known: DeploymentEvent, end: Callable[[], tuple[DeploymentEvent, DeploymentRecord]]
     ) -> Future[bool]:
         """Record the end of a deployment whose process is about to die of a signal.
 
         Args:
             deployment_id: its UUID.
-            end: makes its end. It is asked with whether plugins may be, in the writer's thread: a signal handler may do
-                nothing but wait.
+            known: its end, as far as it is known without asking anybody: for the next run, if the outbox is busy.
+            end: makes its end; called in the writer's thread, since a signal handler may do nothing but wait.
         """
         made: list[DeploymentRecord] = []
+        step = self._step(deployment_id, known)
 
         def command(box: Outbox) -> bool:
-            event, record = end(True)
+            event, record = end()
             made[:] = [record]
-            return box.end_deployment(id=deployment_id, event=event, now=now())
+            return deployment_id in self._begun and step._replace(event=event).record(box)
 
         def tell(recorded: bool) -> None:
-            if recorded:
+            if recorded and made[0].state == "finished":
+                self.plugins.finished(made[0])
+            elif recorded:
                 self.plugins.failed(made[0], None)
 
-        return self._record(command, tell, of=deployment_id, step=self._step(deployment_id, end(False)[0]))
+        return self._record(command, tell, step)
 
     def leave_undone(self) -> None:
-        """Leave what is not durable yet to the next run; takes no lock that others hold."""
-        if self._undone:
-            self._store.leave(list(self._undone.values()))
+        """Leave to the next run what is in memory or not on disk yet; takes no lock that others hold."""
+        waiting: list[Step] = []
+        with suppress(FutureTimeoutError, OutboxError):
+            waiting = self._spare.waiting(self._store.owner_id, _LEAVING)
+        self._leave([*waiting, *self._undone.values()])
+
+    def _leave(self, steps: list[Step]) -> Path | None:
+        # What the outbox has not been told of yet would be sent again.
+        delivered = self._journal.sent
+        return self._store.leave(steps, delivered) if steps or delivered else None
 
     def note_signal(self, deployment_id: str, number: int) -> None:
         """Keep in the outbox that a signal came, for whoever may have to recover the deployment."""
@@ -152,12 +168,12 @@ class Recorder:
         def command(box: Outbox) -> None:
             step.record(box)
 
-        return self._record(command, lambda _: self.plugins.custom(record, metadata), step=step)
+        return self._record(command, lambda _: self.plugins.custom(record, metadata), step)
 
     def lone(self, event: DeploymentEvent) -> Future[bool]:
         """Record an event that opens and ends no deployment here; nothing is recovered for it, and no hook is told."""
         step = self._step(None, event)
-        return self._record(step.record, lambda _: None, step=step)
+        return self._record(step.record, lambda _: None, step)
 
     def flush(self, timeout: float) -> None:
         """Wait until nothing more can be delivered and hooks are told, at most ``timeout`` seconds."""
@@ -200,7 +216,7 @@ class Recorder:
         if final and self._sender is not None:
             self._sender.close(timeout)
         try:
-            kept = self._journal.pending(timeout)
+            kept = self._journal.pending(max(deadline - monotonic(), _LEAST))
             if kept:
                 lines.append(
                     f"{kept} event(s) wait in {self.settings.outbox} for {self.settings.base_uri}: {self._why()}. The "
@@ -212,9 +228,9 @@ class Recorder:
             if not self._spare:
                 lines.append(str(error))
         with suppress(FutureTimeoutError, OutboxError):
-            waiting = self._spare.waiting(self._store.owner_id, max(deadline - monotonic(), 0.05))
+            waiting = self._spare.waiting(self._store.owner_id, max(deadline - monotonic(), _LEAST))
             # Else they would be taken for killed, and told a second end.
-            self._store.delivered_elsewhere(self._spare.ends_but_of(waiting))
+            self._store.delivered_elsewhere(self._spare.take_ends_but_of(waiting))
             if waiting:
                 lines.append(self._not_from_memory(waiting, final=final))
         return " ".join(lines) or None
@@ -224,7 +240,7 @@ class Recorder:
         line = f"{len(waiting)} event(s) of this run could not be delivered: {self._why()}."
         if not final:
             return line
-        path = self._store.leave(waiting)
+        path = self._leave(waiting)
         if path is None:
             self.lost = True
             return f"{line} They are lost: nothing can be written beside the outbox either."
@@ -234,9 +250,9 @@ class Recorder:
         """Return the line that says what an outbox which does not answer in time has not taken."""
         steps = list(self._undone.values())
         busy = f"The outbox {self.settings.outbox} did not answer in time; another process may hold it."
+        path = self._leave(steps) if final else None
         if not (final and steps):
             return f"{busy} The next deployment sends what waits in it; `ld-deploy status` shows it."
-        path = self._store.leave(steps)
         if path is None:
             self.lost = True
             return f"{busy} The last {len(steps)} event(s) of this run may be lost: nothing can be written beside it."
@@ -245,7 +261,7 @@ class Recorder:
     def _why(self) -> str:
         if self._sender is not None:
             if self._sender.stopped:
-                return "LaunchDarkly refused one of them, as was said above"
+                return "sending was stopped, as was said above"
             return (self._sender.trouble or "there was not enough time to send them").rstrip(".")
         if self.settings.access_token is not None:
             return "the access token or the base URI cannot be used"
@@ -286,21 +302,17 @@ class Recorder:
         self,
         command: Callable[[Outbox], T],
         tell: Callable[[T], None],
-        *,
-        of: str | None = None,
-        step: Step | None = None,
+        step: Step,
     ) -> Future[T]:
         """Have ``command`` done in the outbox, or in memory where that cannot be used, and ``tell`` what it answered.
 
         Args:
             command: called with the outbox in the writer's thread.
             tell: called with its answer, once that is durable.
-            of: the deployment whose start or end it records.
             step: what it records, for the next run if this one cannot wait for it.
         """
         durable: Future[T] = Future()
-        if step is not None:
-            self._undone[id(durable)] = step
+        self._undone[id(durable)] = step
 
         def settle(done: Future[T]) -> None:
             self._undone.pop(id(durable), None)
@@ -332,11 +344,10 @@ class Recorder:
                 # No thread can be started any more.
                 settle(done)
                 return
-            if of is not None:
-                self._spare.takes(of, step)
+            self._spare.takes(step)
             spare.writer.submit(command).add_done_callback(settle)
 
-        if of in self._spare:
+        if step.event.identity in self._spare:
             self._spare.journal().writer.submit(command).add_done_callback(settle)
         else:
             self._journal.writer.submit(command).add_done_callback(fall_back)

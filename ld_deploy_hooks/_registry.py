@@ -139,6 +139,12 @@ class Registry(Generic[R]):
                 del self.open[key]
         self.let_go()
 
+    def watch(self) -> None:
+        """Handle signals, unless no deployment is open and every end is on disk."""
+        with self.lock:
+            if self.open or any(not end.durable.done() for end in self._ends):
+                self.signals.watch()
+
     def let_go(self) -> None:
         """Put back the handlers of signals, unless a deployment is open or an end is not on disk yet."""
         with self.lock:
@@ -155,14 +161,16 @@ class Registry(Generic[R]):
     def _cut_off(self, number: int) -> None:
         deadline = monotonic() + _SIGNAL
         ends = [end for end in self._ends if not end.durable.done()]
-        ends += [end for run in list(self.present) if (end := run.cancel(number)) is not None]
+        for run in list(self.present):
+            with suppress(Exception):
+                end = run.cancel(number)
+                ends += [end] if end is not None else []
         for end in ends:
             with suppress(Exception):
                 end.durable.exception(max(deadline - monotonic(), 0))
-        for reporter in {end.reporter for end in ends if not end.durable.done()}:
-            reporter.leave_undone()
         for reporter in {end.reporter for end in ends}:
             reporter.send(max(deadline - monotonic(), 0))
+            reporter.leave_undone()
 
     def _note_signal(self, number: int) -> None:
         for run in list(self.present):

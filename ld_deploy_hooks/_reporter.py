@@ -47,6 +47,8 @@ T = TypeVar("T")
 
 # Seconds that an orderly exit may still take after the flush: for answers to what was sent, and to close the outbox.
 _CLOSING = 0.3
+# Seconds for each of many, when that time is over.
+_LEAST = 0.02
 
 
 class Reporter(Protocol):
@@ -61,7 +63,7 @@ class Reporter(Protocol):
     def custom(self, event: DeploymentEvent, record: DeploymentRecord, metadata: Mapping[str, Any]) -> Future[None]: ...
 
     def cut_off(
-        self, deployment_id: str, end: Callable[[bool], tuple[DeploymentEvent, DeploymentRecord]]
+        self, deployment_id: str, known: DeploymentEvent, end: Callable[[], tuple[DeploymentEvent, DeploymentRecord]]
     ) -> Future[bool]: ...
 
     def leave_undone(self) -> None: ...
@@ -207,13 +209,17 @@ def flush_all(timeout: float | None = None) -> bool:
     Args:
         timeout: seconds for all of them together; None takes the longest ``flush_timeout`` of their settings.
     """
+    _wait_for_all(timeout)
+    return not lines_left()
+
+
+def _wait_for_all(timeout: float | None = None) -> None:
     reporters = list(_reporters.values())
     if timeout is None:
         timeout = max((reporter.settings.flush_timeout for reporter in reporters), default=0.0)
     deadline = monotonic() + timeout
     for reporter in reporters:
         reporter.flush(max(deadline - monotonic(), 0))
-    return not lines_left()
 
 
 def lines_left(*, final: bool = False) -> list[str]:
@@ -223,7 +229,7 @@ def lines_left(*, final: bool = False) -> list[str]:
         final: nothing is sent any more, and what is in memory or not on disk yet is left to the next run.
     """
     deadline = monotonic() + _CLOSING
-    lines = [reporter.left(max(deadline - monotonic(), 0.05), final=final) for reporter in list(_reporters.values())]
+    lines = [reporter.left(max(deadline - monotonic(), _LEAST), final=final) for reporter in list(_reporters.values())]
     return [line for line in lines if line is not None]
 
 
@@ -238,7 +244,7 @@ def close_all() -> None:
     deadline = monotonic() + _CLOSING
     busy = {reporter.settings.outbox for reporter in reporters if not reporter.close(max(deadline - monotonic(), 0))}
     for path, store in stores.items():
-        store.close(max(deadline - monotonic(), 0.05), quiet=path not in busy)
+        store.close(max(deadline - monotonic(), _LEAST), quiet=path not in busy)
 
 
 def end_all() -> None:
@@ -246,7 +252,7 @@ def end_all() -> None:
     # Ctrl-C: somebody does not want to wait. What is recorded stays recorded.
     try:
         with suppress(KeyboardInterrupt):
-            flush_all()
+            _wait_for_all()
         with suppress(KeyboardInterrupt):
             for line in lines_left(final=True):
                 logger.warning("%s", line)

@@ -237,15 +237,21 @@ class Run:
 
     def cancel(self, number: int) -> End | None:
         """Tell the end of a run that a signal is about to kill; takes no lock, as a signal handler must not."""
-        if not self.is_ours or self.state != "started" or not self._told or self.told_by_parent:
+        if not self.is_ours or not self._told or self.told_by_parent or self.over.is_set():
             return None
-        at = self._now_at_least()
-        verdict = Verdict(failed=True, reason="cancelled", error=signal.Signals(number).name, exit_code=128 + number)
+        assert self.started_at is not None
+        # It may have ended already, and plugins are being asked what they make of that.
+        at, (verdict, _) = self.ended_at, self._way_out
+        if self.state == "started" or at is None:
+            name = signal.Signals(number).name
+            at, verdict = self._now_at_least(), Verdict(True, "cancelled", error=name, exit_code=128 + number)
+        state = "failed" if verdict.failed else "finished"
 
-        def end(ask: bool) -> tuple[DeploymentEvent, DeploymentRecord]:
-            return self._ending(verdict, at, ask=ask), replace(self.record(verdict), state="failed", ended_at=at)
+        def end() -> tuple[DeploymentEvent, DeploymentRecord]:
+            return self._ending(verdict, at), replace(self.record(verdict), state=state, ended_at=at)
 
-        return End(self._reporter, self._reporter.cut_off(self.id, end))
+        known = self._events.ending_unasked(verdict, self.started_at, at)
+        return End(self._reporter, self._reporter.cut_off(self.id, known, end))
 
     def note_signal(self, number: int) -> None:
         """Keep in mind that a signal came, which is the user's own handler's business unless the run fails."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ld_deploy_hooks._left import Step
-from ld_deploy_hooks._records import DeploymentEvent, EventType
+from ld_deploy_hooks._records import DeploymentEvent, EventType, Identity
 from ld_deploy_hooks._store import Journal, Store
 
 if TYPE_CHECKING:
@@ -33,8 +33,8 @@ class Spare:
         self._lock = threading.RLock()
         self._store: Store | None = None
         self._journal: Journal | None = None
-        # Deployments of which something is here: what follows goes here too, and not past it.
-        self._deployments: set[str] = set()
+        # Those of which something is here: what follows goes here too, and not past it.
+        self._identities: set[Identity] = set()
         # How those ended whose end alone is here, by id.
         self._ends: dict[str, str] = {}
 
@@ -42,8 +42,8 @@ class Spare:
         """Whether it was ever needed."""
         return self._journal is not None
 
-    def __contains__(self, deployment_id: str | None) -> bool:
-        return deployment_id in self._deployments
+    def __contains__(self, identity: Identity) -> bool:
+        return identity in self._identities
 
     def journal(self) -> Journal:
         """Return its journal.
@@ -58,11 +58,11 @@ class Spare:
                 self._made(self._journal)
             return self._journal
 
-    def takes(self, deployment_id: str, step: Step | None) -> None:
-        """Note that a step of a deployment comes here, and with that all that follows."""
-        self._deployments.add(deployment_id)
-        if step is not None and step.event.event_type in (EventType.FINISHED, EventType.FAILED):
-            self._ends[deployment_id] = step.event.event_type.value
+    def takes(self, step: Step) -> None:
+        """Note that ``step`` comes here, and with that all that follows of the same identity."""
+        self._identities.add(step.event.identity)
+        if step.deployment_id is not None and step.event.event_type in (EventType.FINISHED, EventType.FAILED):
+            self._ends[step.deployment_id] = step.event.event_type.value
 
     def waiting(self, owner: str, timeout: float) -> list[Step]:
         """Return what has not been delivered from here, in its order.
@@ -82,10 +82,10 @@ class Spare:
             for deployment_id, payload in events
         ]
 
-    def ends_but_of(self, steps: list[Step]) -> dict[str, str]:
-        """Return how deployments ended whose end was settled here, by id, but for those that ``steps`` are of."""
+    def take_ends_but_of(self, steps: list[Step]) -> dict[str, str]:
+        """Return, once, how deployments ended whose end was settled here, by id, but for those ``steps`` are of."""
         still = {step.deployment_id for step in steps}
-        return {deployment_id: state for deployment_id, state in self._ends.items() if deployment_id not in still}
+        return {id: self._ends.pop(id) for id in list(self._ends) if id not in still}
 
     def close(self, timeout: float) -> None:
         """Forget everything; waits at most ``timeout`` seconds for its thread."""

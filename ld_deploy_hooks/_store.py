@@ -127,9 +127,14 @@ class Store:
         """Whether a process that has used this outbox is dead."""
         return self._death_of(owner) is not None
 
-    def leave(self, steps: list[Step]) -> Path | None:
-        """Leave what the outbox does not take for the next run; return where, None if that is not possible either."""
-        return leave(self._left, self.owner_id, steps) if self._left is not None else None
+    def leave(self, steps: list[Step], delivered: list[str]) -> Path | None:
+        """Leave what the outbox does not take for the next run; return where, None if that is not possible either.
+
+        Args:
+            steps: what happened, in order.
+            delivered: the ids of events that have been delivered, which the outbox still takes for waiting.
+        """
+        return leave(self._left, self.owner_id, steps, delivered) if self._left is not None else None
 
     def delivered_elsewhere(self, ends: Mapping[str, str]) -> None:
         """Note for whoever recovers that these deployments, by id, have ended so; no room on the disk is needed."""
@@ -197,6 +202,11 @@ class Journal:
             else:
                 fresh.append(item)
         return fresh
+
+    @property
+    def sent(self) -> list[str]:
+        """The ids of events that were delivered while the outbox has not been told of it yet."""
+        return list(self._sent)
 
     def is_own(self, item: Claimed) -> bool:
         return item.deployment_id in self._own

@@ -228,6 +228,12 @@ class Queue:
         """Note that a claimed event was delivered; False if the lease is not ``owner``'s any more."""
         return self._settle(claimed_id, owner, "delivered", None, now)
 
+    def ack_event(self, event_id: str, *, now: int) -> None:
+        """Note that an event was delivered by a process that could not say so any more, whoever has its lease."""
+        with self.transaction():
+            for (id,) in self._database.rows("SELECT id FROM events WHERE event_id = ?", event_id):
+                self._settle(id, None, "delivered", None, now)
+
     def reject(self, claimed_id: int, *, owner: str, reason: str, now: int) -> bool:
         """Note that a claimed event can never be delivered: it is kept, and blocks nothing behind it.
 

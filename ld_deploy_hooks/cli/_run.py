@@ -59,6 +59,7 @@ def _run(arguments: argparse.Namespace) -> int:
         return error.status
     from ld_deploy_hooks._deployment import deployment
     from ld_deploy_hooks._reporter import end_all
+    from ld_deploy_hooks._run import runs
 
     child = Child()
     with child.signals(), deployment(**fields_of(arguments)) as told:
@@ -70,6 +71,8 @@ def _run(arguments: argparse.Namespace) -> int:
         verdict = _verdict(code, child.received)
         if verdict.failed:
             told._run.mark(verdict)
+    # The command's signals are ours again, and the end may not be on disk yet.
+    runs.watch()
     end_all()
     if code == -signal.SIGINT and signal.SIGINT in child.typed:
         signal.signal(signal.SIGINT, signal.SIG_DFL)

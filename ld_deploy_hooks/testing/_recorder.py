@@ -188,7 +188,7 @@ class _Reporter:
         return self._record(event, lambda: self.plugins.custom(record, metadata))
 
     def cut_off(
-        self, deployment_id: str, end: Callable[[bool], tuple[DeploymentEvent, DeploymentRecord]]
+        self, deployment_id: str, known: DeploymentEvent, end: Callable[[], tuple[DeploymentEvent, DeploymentRecord]]
     ) -> Future[bool]:
         # The process is about to die of a signal, and the recording with it.
         return _done(False)
