@@ -150,6 +150,7 @@ class Recorder:
         waiting: list[Step] = []
         with suppress(FutureTimeoutError, OutboxError):
             waiting = self._spare.waiting(self._store.owner_id, _LEAVING)
+            self._store.delivered_elsewhere(self._spare.take_ends_but_of(waiting))
         self._leave([*waiting, *self._undone.values()])
 
     def _leave(self, steps: list[Step]) -> Path | None:

@@ -60,6 +60,8 @@ class Source(Protocol):
 
     def is_own(self, item: Any) -> bool: ...
 
+    def note_sent(self, item: Any) -> None: ...
+
     def ack(self, item: Any) -> None: ...
 
     def retry_later(self, item: Any, next_attempt: int) -> None: ...
@@ -98,7 +100,7 @@ class Sender:
     def __init__(self, sources: Sequence[Source], make_client: Callable[[], Client]) -> None:
         self._sources = sources
         self._inbox: SimpleQueue[tuple[Attempt, Answer | Exception] | _Flush | None] = SimpleQueue()
-        self._flights = Flights(make_client, lambda attempt, answer: self._inbox.put((attempt, answer)))
+        self._flights = Flights(make_client, self._landed)
         self._flushes: list[_Flush] = []
         self._accepted_one = False
         self._began = now()
@@ -212,6 +214,12 @@ class Sender:
                 message = self._inbox.get_nowait()
         except Empty:
             pass
+
+    def _landed(self, attempt: Attempt, answer: Answer | Exception) -> None:
+        # In the worker's thread: this one may be waiting for the outbox, even until the process ends.
+        if not isinstance(answer, Exception) and answer.outcome == "accepted":
+            attempt.source.note_sent(attempt.item)
+        self._inbox.put((attempt, answer))
 
     def _land(self, attempt: Attempt, answer: Answer | Exception) -> None:
         if not self._flights.landed(attempt) and (isinstance(answer, Exception) or answer.outcome != "accepted"):

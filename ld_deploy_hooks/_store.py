@@ -211,8 +211,10 @@ class Journal:
     def is_own(self, item: Claimed) -> bool:
         return item.deployment_id in self._own
 
-    def ack(self, item: Claimed) -> None:
+    def note_sent(self, item: Claimed) -> None:
         self._sent.add(item.event_id)
+
+    def ack(self, item: Claimed) -> None:
         done = self.writer.submit(lambda box: box.ack(item.id, owner=self._owner, now=now()))
 
         def told(future: Future[bool]) -> None:

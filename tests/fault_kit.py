@@ -107,6 +107,10 @@ class Running:
         """Return what is on its stdout by now."""
         return self._stdout.read_text()
 
+    def said_so_far(self) -> str:
+        """Return what is on its stderr by now."""
+        return self._stderr.read_text()
+
     def send(self, number: int) -> Running:
         self._signalled = time.monotonic()
         os.kill(self.process.pid, number)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import signal
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from fault_kit import PLAIN, Deploys, Running, deploys_fixture  # noqa: F401
-from fault_server import FaultServer, told
+from fault_server import FaultServer, answer, repeats, silent, told
 from outbox_kit import opened
 
 
@@ -93,3 +97,148 @@ def test_what_an_older_run_has_left_is_taken_up_by_any_number_at_once(deploys: D
         assert running.ends().stderr == ""
     deploys.next_run()
     assert told(server.events) == {f"v{number}": ["started", "finished"] for number in range(1, 6)}
+
+
+def test_what_was_delivered_while_the_outbox_was_held_is_not_sent_again(deploys: Deploys) -> None:
+    with FaultServer(answer(delay=0.8)) as server:
+        deploys.set(LD_BASE_URI=server.base_uri)
+        running = deploys.start("with deployment('billing', version='v1'):\n    ready()\nleave()").until_ready()
+        while not server.posts:
+            assert running.process.poll() is None
+        with opened(deploys.outbox) as box, box.transaction():
+            box.hold("somebody else's", until=0)
+            assert running.ends().status == 0
+        deploys.next_run()
+        assert told(server.events) == {"v1": ["started", "finished"]}
+        assert repeats(server.events) == 0
+
+
+@contextlib.contextmanager
+def of_a_newer_version(outbox: Path) -> Iterator[None]:
+    """Let the outbox be one that this version cannot use, in the block."""
+    with contextlib.closing(sqlite3.connect(outbox)) as newer:
+        ((version,),) = newer.execute("PRAGMA user_version")
+        newer.execute("PRAGMA user_version = 99")
+    yield
+    with contextlib.closing(sqlite3.connect(outbox)) as newer:
+        newer.execute(f"PRAGMA user_version = {version}")
+
+
+def test_what_is_in_memory_when_a_signal_comes_is_left_too(deploys: Deploys) -> None:
+    with FaultServer(answer(), answer(), silent) as server:
+        deploys.set(LD_BASE_URI=server.base_uri)
+        deploys.run(PLAIN, "v0")
+        with of_a_newer_version(deploys.outbox):
+            running = deploys.start("with deployment('billing', version='v1'):\n    ready(); time.sleep(60)")
+            ended = running.until_ready().send(signal.SIGTERM).ends()
+            assert (ended.status, ended.lingered < 3) == (-signal.SIGTERM, True)
+        server.heal()
+        deploys.next_run()
+        assert told(server.events) == {"v0": ["started", "finished"], "v1": ["started", "failed"]}
+        assert server.events[-1]["eventMetadata"]["reason"] == "cancelled"
+
+
+def test_an_end_that_a_signal_tells_from_memory_is_told_once(deploys: Deploys, server: FaultServer) -> None:
+    ended = (
+        deploys.start(
+            """
+import sqlite3
+with deployment("billing", version="v1"):
+    assert flush(10)
+    # As a disk that is full from now on.
+    box = sqlite3.connect(os.environ["LD_DEPLOY_OUTBOX"])
+    box.execute("CREATE TRIGGER full BEFORE INSERT ON events BEGIN SELECT raise(abort, 'full'); END")
+    box.commit()
+    ready()
+    time.sleep(60)
+"""
+        )
+        .until_ready()
+        .send(signal.SIGTERM)
+        .ends()
+    )
+    assert ended.status == -signal.SIGTERM
+    assert told(server.events) == {"v1": ["started", "failed"]}
+    with contextlib.closing(sqlite3.connect(deploys.outbox)) as box:
+        box.execute("DROP TRIGGER full")
+    deploys.next_run()
+    assert told(server.events) == {"v1": ["started", "failed"]}
+    assert server.events[-1]["eventMetadata"]["reason"] == "cancelled"
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "fifo",
+        "link",
+        pytest.param(
+            "another user's",
+            marks=pytest.mark.skipif(
+                not hasattr(os, "geteuid") or os.geteuid() != 0, reason="needs root, to make a file somebody else's"
+            ),
+        ),
+    ],
+)
+def test_what_this_user_has_not_left_is_never_told(deploys: Deploys, server: FaultServer, kind: str) -> None:
+    leaves_its_end(deploys, "v1")
+    (file,) = left(deploys).glob("*.json")
+    if kind == "fifo":
+        file.unlink()
+        os.mkfifo(file)
+    elif kind == "link":
+        file.symlink_to(file.rename(deploys.folder / "elsewhere"))
+    else:
+        os.chown(file, 65534, 65534)
+    ended = deploys.run(PLAIN, "v2")
+    assert (ended.status, len(ended.lines)) == (3, 1)
+    assert ended.lingered < 2
+    assert f"What an earlier run has left in {file} cannot be used" in ended.stderr
+    assert told(server.events)["v2"] == ["started", "finished"]
+    assert "finished" not in told(server.events)["v1"]
+
+
+def test_the_events_of_an_identity_stay_in_order_between_memory_and_the_outbox(deploys: Deploys) -> None:
+    with FaultServer(answer(), answer(503), answer()) as server:
+        deploys.set(LD_BASE_URI=server.base_uri, LD_DEPLOY_FLUSH_TIMEOUT="10")
+        ended = deploys.run(
+            """
+import sqlite3
+box = None
+with deployment("billing", version="v1"):
+    assert flush(10)
+    box = sqlite3.connect(os.environ["LD_DEPLOY_OUTBOX"])
+    box.execute("CREATE TRIGGER full BEFORE INSERT ON events BEGIN SELECT raise(abort, 'full'); END")
+    box.commit()
+box.execute("DROP TRIGGER full")
+box.commit()
+box.close()
+with deployment("billing", version="v1"):
+    current_deployment().custom({"step": "one"})
+leave()
+"""
+        )
+        assert ended.status == 0
+        assert told(server.events) == {"v1": ["started", "finished", "started", "custom", "finished"]}
+
+
+def test_many_services_beside_an_outbox_that_is_held_hold_no_exit_up(deploys: Deploys, server: FaultServer) -> None:
+    deploys.run(PLAIN, "v0")
+    running = deploys.start(
+        f"""
+import contextlib
+with contextlib.ExitStack() as stack:
+    for number in range(10):
+        os.environ["LD_ACCESS_TOKEN"] = f"api-{{number}}"
+        stack.enter_context(deployment(f"app{{number}}", version="v1"))
+    ready()
+    {until("held")}
+leave()
+"""
+    ).until_ready()
+    with opened(deploys.outbox) as box, box.transaction():
+        box.hold("somebody else's", until=0)
+        (deploys.folder / "held").touch()
+        ended = running.ends()
+    assert ended.status == 0
+    assert ended.lingered < 2 + 1.5
+    deploys.next_run()

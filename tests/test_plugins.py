@@ -881,8 +881,8 @@ def test_all_tells_run_in_one_thread_that_begins_with_the_first(make: Make) -> N
 def test_many_threads_tell_at_once_and_nothing_is_lost_or_out_of_order(make: Make) -> None:
     told: list[str] = []
     plugins = make(implement("ld_deploy_event_rejected", lambda _, error: told.append(error)))
-    start = threading.Barrier(8)
     interval = sys.getswitchinterval()
+    start = threading.Barrier(8, action=lambda: sys.setswitchinterval(1e-6), timeout=30)
 
     def tell(who: int) -> None:
         start.wait()
@@ -890,7 +890,6 @@ def test_many_threads_tell_at_once_and_nothing_is_lost_or_out_of_order(make: Mak
             plugins.event_rejected(event(), f"{who} {number}")
 
     threads = [threading.Thread(target=tell, args=(who,)) for who in range(8)]
-    sys.setswitchinterval(1e-6)
     try:
         for thread in threads:
             thread.start()

@@ -40,6 +40,7 @@ class Box:
 
     events: list[Event]
     fates: list[tuple[str, str]] = field(default_factory=list)
+    sent: list[str] = field(default_factory=list)
     elsewhere: int = 0
     held: int = 0
     lock: Any = field(default_factory=threading.Lock)
@@ -56,6 +57,9 @@ class Box:
     def _note(self, fate: str, event: Event) -> None:
         with self.lock:
             self.fates.append((fate, event.payload))
+
+    def note_sent(self, event: Event) -> None:
+        self.sent.append(event.payload)
 
     def ack(self, event: Event) -> None:
         self._note("delivered", event)
@@ -341,6 +345,28 @@ def test_a_source_that_breaks_ends_the_sender_and_nobody_waits_for_it(
     assert time.monotonic() - begun < 5
     assert sender.stopped == "The sender broke with ZeroDivisionError"
     assert "Sending events failed with ZeroDivisionError" in caplog.text
+
+
+def test_what_was_accepted_is_known_even_while_the_source_keeps_the_sender_waiting(sending: Sending) -> None:
+    box, go, asked = Box([Event("a")]), threading.Event(), threading.Event()
+
+    def next_due() -> None:
+        asked.set()
+        assert go.wait(10)
+
+    box.next_due = next_due  # type: ignore[method-assign]
+    client, begun, answer = _answer_later("accepted")
+    sender = sending(box, client)
+    sender.wake()
+    assert begun.wait(5)
+    assert asked.wait(5)
+    answer.set()
+    deadline = time.monotonic() + 5
+    while not box.sent:
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    assert (box.sent, box.fates) == (["a"], [])
+    go.set()
 
 
 def _answer_later(outcome: str) -> tuple[Client, threading.Event, threading.Event]:

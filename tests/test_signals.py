@@ -418,3 +418,70 @@ atexit.register(go.set)
         assert ended.stderr.count("wait in") == 1
         deploys.next_run()
         assert told(server.events) == {"v1": ["started", "finished"]}
+
+
+def test_the_handler_runs_no_code_of_the_users(deploys: Deploys, server: FaultServer) -> None:
+    source = """
+from collections.abc import Mapping
+class Guarded(Mapping):
+    lock = threading.Lock()
+    def __getitem__(self, key):
+        with self.lock:
+            return {"why": "release"}[key]
+    def __iter__(self):
+        with self.lock:
+            return iter(["why"])
+    def __len__(self):
+        return 1
+with deployment("billing", version="v1", metadata={"notes": Guarded()}), Guarded.lock:
+    ready()
+    time.sleep(60)
+"""
+    ended = deploys.start(source).until_ready().send(signal.SIGTERM).ends()
+    assert ended.status == -signal.SIGTERM
+    assert ended.lingered < BOUND
+    deploys.next_run()
+    assert told(server.events) == {"v1": ["started", "failed"]}
+    assert server.events[-1]["eventMetadata"]["reason"] == "cancelled"
+
+
+def test_a_signal_while_plugins_are_asked_about_the_end_leaves_it_as_it_was(
+    deploys: Deploys, server: FaultServer
+) -> None:
+    (deploys.folder / "deployhooks.py").write_text(
+        "import os, pathlib, time\n"
+        "from ld_deploy_hooks import hookimpl\n"
+        "@hookimpl\n"
+        "def ld_deploy_modify_event(event):\n"
+        "    if event.event_type == 'finished':\n"
+        "        pathlib.Path(os.environ['READY']).touch()\n"
+        "        time.sleep(1.0)\n"
+    )
+    ended = deploys.start(deploy("pass")).until_ready().send(signal.SIGTERM).ends()
+    assert ended.status == -signal.SIGTERM
+    assert ended.lingered < BOUND
+    deploys.next_run()
+    assert told(server.events) == {"v1": ["started", "finished"]}
+
+
+def test_a_command_that_has_ended_well_is_told_so_whatever_comes_then(deploys: Deploys, server: FaultServer) -> None:
+    deploys.run("with deployment('billing', version='v0'): pass")
+    (deploys.folder / "command.py").write_text(
+        "import os, pathlib, time\nwhile not os.path.exists('held'): time.sleep(0.01)\npathlib.Path('done').touch()\n"
+    )
+    deploys.set(LD_DEPLOY_FLUSH_TIMEOUT="10")
+    arguments = ["--application-key", "billing", "--version", "v1", "--", sys.executable, "command.py"]
+    running = deploys.start_command("run", *arguments)
+    deadline = time.monotonic() + 30
+    while told(server.events).get("v1") != ["started"]:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    with held(deploys):
+        (deploys.folder / "held").touch()
+        while "not on disk within 1 s" not in running.said_so_far():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        ended = running.send(signal.SIGTERM).ends()
+    assert ended.lingered < BOUND
+    deploys.next_run()
+    assert told(server.events) == {"v0": ["started", "finished"], "v1": ["started", "finished"]}
