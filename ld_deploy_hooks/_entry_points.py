@@ -17,23 +17,23 @@ def may_be_installed(group: str) -> bool:
     """
     if any(finder is not PathFinder and hasattr(finder, "find_distributions") for finder in sys.meta_path):
         return True
-    return any(_may_be_in(Path(folder), group.encode()) for folder in sys.path)
+    return any(_may_be_in(Path(folder), f"[{group}]".encode()) for folder in sys.path)
 
 
-def _may_be_in(folder: Path, group: bytes) -> bool:
+def _may_be_in(folder: Path, section: bytes) -> bool:
     try:
-        return any(_may_bring(package, group) for package in folder.iterdir())
+        return any(_may_bring(package, section) for package in folder.iterdir())
     except FileNotFoundError:
         return False
     except OSError:
         return True
 
 
-def _may_bring(package: Path, group: bytes) -> bool:
+def _may_bring(package: Path, section: bytes) -> bool:
     # What importlib.metadata takes for a package; the last lies in a folder that is an egg.
     if not package.name.lower().endswith((".dist-info", ".egg-info", "egg-info")):
         return False
     try:
-        return group in (package / "entry_points.txt").read_bytes()
+        return section in (package / "entry_points.txt").read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         return False

@@ -48,7 +48,9 @@ INSTALLED: dict[str, Callable[[Path], str | None]] = {
 NOT_INSTALLED: dict[str, Callable[[Path], str | None]] = {
     "nothing": lambda site: None,
     "a package without entry points": lambda site: package(site / "chat-1.0.dist-info", points=None),
-    "a package with others": lambda site: package(site / "chat-1.0.dist-info", points="[pytest11]\nx = x\n"),
+    "a package with others": lambda site: package(
+        site / "chat-1.0.dist-info", points="[console_scripts]\nx = ld_deploy_hooks.cli:main\n"
+    ),
     "a file in place of a folder": lambda site: (site / "chat.egg-info").write_text(METADATA) and None,
     "a folder that is gone": lambda site: "gone",
     "another folder": lambda site: package(site / "chat"),

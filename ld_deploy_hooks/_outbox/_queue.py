@@ -265,23 +265,24 @@ class Queue:
         """
         next_attempt = max(next_attempt, now)
         with self.transaction():
-            return bool(
-                self._database.change(
-                    "UPDATE events SET tries = tries + 1, next_attempt = ?, due = ?, lease_owner = NULL"
-                    " WHERE id = ? AND lease_owner = ?",
-                    *(next_attempt, next_attempt, claimed_id, owner),
-                )
+            self._database.change(
+                "UPDATE events SET tries = tries + 1, next_attempt = ? WHERE id = ? AND lease_owner = ?",
+                *(next_attempt, claimed_id, owner),
             )
+            return bool(self._give_back("id = ? AND lease_owner = ?", claimed_id, owner))
 
     def release(self, claimed_id: int, *, owner: str) -> bool:
         """Give a lease back as if the event had not been claimed; False if it is not ``owner``'s any more."""
         with self.transaction():
-            return bool(
-                self._database.change(
-                    "UPDATE events SET due = next_attempt, lease_owner = NULL WHERE id = ? AND lease_owner = ?",
-                    *(claimed_id, owner),
-                )
-            )
+            return bool(self._give_back("id = ? AND lease_owner = ?", claimed_id, owner))
+
+    def _give_back(self, which: str, *parameters: object) -> int:
+        """End leases; return how many. One that was put into a stream meanwhile may be older, and goes first then."""
+        streams = set(self._database.rows(f"SELECT stream FROM events WHERE {which}", *parameters))
+        ended = self._database.change(f"UPDATE events SET due = NULL, lease_owner = NULL WHERE {which}", *parameters)
+        for (stream,) in streams:
+            self._make_head(stream)
+        return ended
 
     def release_all(self, owner: str) -> int:
         """Give all leases of ``owner`` back; return how many they were."""
@@ -290,12 +291,7 @@ class Queue:
     def void_leases(self, owners: Collection[str]) -> int:
         """End the leases of owners that are dead; return how many they were."""
         with self.transaction():
-            return sum(
-                self._database.change(
-                    "UPDATE events SET due = next_attempt, lease_owner = NULL WHERE lease_owner = ?", owner
-                )
-                for owner in owners
-            )
+            return sum(self._give_back("lease_owner = ?", owner) for owner in owners)
 
     def make_due(self, base_uri: str, *, now: int) -> int:
         """Let everything that waits for a retry be tried at once; return how many events that are."""
