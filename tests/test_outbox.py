@@ -619,6 +619,22 @@ def test_readdress_leaves_alone_what_is_being_sent(box: Outbox) -> None:
     assert drain(box, now=69_999) == ["d-finished"]
 
 
+@pytest.mark.parametrize("how", ["release", "retry_later", "release_all"])
+def test_what_is_readdressed_into_a_stream_that_is_being_sent_goes_first_if_it_is_older(box: Outbox, how: str) -> None:
+    lone(box, "older", base_uri=THERE)
+    lone(box, "younger")
+    (claimed,) = claim(box)
+    assert box.readdress(from_base_uri=THERE, to_base_uri=HERE, now=10_000) == 1
+    assert claim(box) == []
+    if how == "release":
+        assert box.release(claimed.id, owner="me")
+    elif how == "retry_later":
+        assert box.retry_later(claimed.id, owner="me", next_attempt=20_000, now=10_000)
+    else:
+        assert box.release_all("me") == 1
+    assert drain(box, now=30_000) == ["older", "younger"]
+
+
 def test_readdress_takes_what_a_lease_has_ended_on(box: Outbox) -> None:
     start(box, "d", base_uri=THERE)
     (claimed,) = claim(box, base_uri=THERE, now=10_000)
