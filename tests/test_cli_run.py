@@ -460,6 +460,20 @@ def test_a_command_that_fails_after_a_signal_of_its_own_was_not(deploys: Deploys
     assert failure(server) == ("error", None, 5)
 
 
+def test_where_no_thread_can_be_started_a_signal_still_reaches_the_command(
+    deploys: Deploys, server: FaultServer
+) -> None:
+    # More than there is to have.
+    (deploys.folder / "full.py").write_text(
+        "import threading\nfrom ld_deploy_hooks import hookimpl\n@hookimpl\ndef ld_deploy_provide_defaults(settings):\n"
+        "    threading.stack_size(1 << 46)\n"
+    )
+    path = os.pathsep.join([str(deploys.folder), deploys.env.get("PYTHONPATH", "")])
+    deploys.set(LD_DEPLOY_PLUGINS="no:console,full", PYTHONPATH=path)
+    ended = start(deploys, "sh", "-c", WAITS).until_ready().send(signal.SIGINT).ends()
+    assert (ended.status, "Traceback" in ended.stderr) == (130, False)
+
+
 def test_nohup_is_left_alone(deploys: Deploys, server: FaultServer) -> None:
     nohup = shutil.which("nohup")
     assert nohup is not None
@@ -578,6 +592,17 @@ def test_ctrl_c_that_ends_the_command_ends_us_likewise(
     ended = running.ends()
     assert (ended.status, ended.stderr) == (-signal.SIGINT, "")
     assert failure(server) == ("cancelled", "SIGINT", 130)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nobody can tell who has sent a signal")
+@pytest.mark.parametrize("name", ["SIGINT", "SIGQUIT"])
+def test_from_elsewhere_they_reach_a_command_in_the_foreground(
+    deploys: Deploys, server: FaultServer, terminal: Terminal, name: str
+) -> None:
+    number = getattr(signal, name)
+    ended = terminal.run("sh", "-c", WAITS).until_ready().send(number).ends()
+    assert (ended.status, ended.stderr) == (128 + number, "")
+    assert failure(server) == ("cancelled", name, 128 + number)
 
 
 def test_sigint_from_elsewhere_reaches_a_command_in_the_background(deploys: Deploys, server: FaultServer) -> None:
