@@ -71,11 +71,18 @@ def _read(path: Path, tasks: Path, host: Host) -> HostFile:
     from ld_deploy_hooks._door import configuration_file
 
     why_not = _why_not_ours(path)
-    found = configuration_file(path) if why_not is None else why_not
+    if why_not is not None:
+        return HostFile(path, findings=(Finding(WARNING, _ABOUT, f"{path} was not read: {why_not}."),))
+    try:
+        found = configuration_file(path)
+    except ImportError:
+        message = f"{path} was not read: Invoke is not installed beside ld-deploy-hooks here."
+        return HostFile(path, findings=(Finding(WARNING, _ABOUT, message),))
     if isinstance(found, str):
-        return HostFile(path, findings=(Finding(WARNING, _ABOUT, f"{path} was not read: {found}."),))
+        message = f"{path} cannot be read: {found}. {host.program} ends with an error before the first task. Mend it."
+        return HostFile(path, findings=(Finding(FAULT, _ABOUT, message),))
     findings = [_dry(f"run: dry: in {path}", host)] if found.dry else []
-    findings += of_executor(path, tasks, host, found.executor_class, maps_tasks="tasks" in found.section)
+    findings += of_executor(path, tasks, host, found.executor_class, maps_tasks=bool(found.section.get("tasks")))
     findings += of_mapped_tasks(path, tasks, found.section)
     return HostFile(path, found.section, tuple(findings))
 
