@@ -721,3 +721,20 @@ def test_what_a_plugin_prints_for_a_full_disk_changes_no_exit_status(deploys: De
     command = f"{sys.executable} -m ld_deploy_hooks run {' '.join(FIELDS)} -- sh -c 'exit 3' >/dev/full"
     ended = deploys.start_program("sh", "-c", command).ends()
     assert (ended.status, "Traceback" in ended.stderr) == (3, False)
+
+
+@pytest.mark.parametrize("way", ["close", "detach"])
+@pytest.mark.parametrize("status", [0, 3])
+def test_a_plugin_that_closes_stdout_changes_no_exit_status(
+    deploys: Deploys, server: FaultServer, way: str, status: int
+) -> None:
+    (deploys.folder / "closes.py").write_text(
+        "import sys\nfrom ld_deploy_hooks import hookimpl\n@hookimpl\n"
+        f"def ld_deploy_event_delivered(event): sys.stdout.{way}()\n"
+    )
+    path = os.pathsep.join([str(deploys.folder), deploys.env.get("PYTHONPATH", "")])
+    deploys.set(LD_DEPLOY_PLUGINS="no:console,closes", PYTHONPATH=path)
+    ended = run(deploys, "sh", "-c", f"exit {status}")
+    assert (ended.status, "Traceback" in ended.stderr) == (status, False)
+    # The second event finds it detached already.
+    assert [line for line in ended.lines if "ld_deploy_event_delivered" not in line] == []
