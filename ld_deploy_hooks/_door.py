@@ -112,11 +112,13 @@ def host_room() -> HostRoom | None:
 
 
 def configuration_file(path: Path) -> ConfigurationFile | str:
-    """Return what a yaml, yml or json file of Invoke's or Fabric's says to us; if it cannot be read, why."""
-    try:
-        from ld_deploy_hooks import invoke
-    except ImportError:
-        return "Invoke is not installed beside ld-deploy-hooks here"
+    """Return what a yaml, yml or json file of Invoke's or Fabric's says to us; if no host can read it either, why.
+
+    Raises:
+        ImportError: Invoke is not installed.
+    """
+    from ld_deploy_hooks import invoke
+
     try:
         return invoke.read_file(path)
     except Exception as error:

@@ -244,6 +244,25 @@ def test_each_system_says_what_is_deployed_and_where(
     assert ci.ld_deploy_add_metadata(RECORD) == {key: value for key, value in metadata.items() if value is not None}
 
 
+@pytest.mark.parametrize(
+    ("system", "variables", "told"),
+    [
+        ("CodeBuild", {"CODEBUILD_WEBHOOK_HEAD_REF": "refs/tags/v1"}, (None, "v1")),
+        ("Travis", {"TRAVIS_BRANCH": "v1", "TRAVIS_TAG": "v1"}, (None, "v1")),
+        ("Jenkins", {"BRANCH_NAME": "v1", "GIT_BRANCH": "v1", "TAG_NAME": "v1"}, (None, "v1")),
+        ("Buildkite", {"BUILDKITE_BRANCH": "v1", "BUILDKITE_TAG": "v1"}, (None, "v1")),
+        ("Drone", {"DRONE_BRANCH": "refs/tags/v1", "DRONE_TAG": "v1"}, (None, "v1")),
+        ("Buildkite", {"BUILDKITE_BRANCH": "main", "BUILDKITE_TAG": "v1"}, ("main", "v1")),
+    ],
+)
+def test_a_tag_is_no_branch(
+    system: str, variables: dict[str, str], told: tuple[str | None, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _export(monkeypatch, SYSTEMS[system][0] | variables)
+    metadata = ci.ld_deploy_add_metadata(RECORD) or {}
+    assert (metadata.get("branch"), metadata.get("tag")) == told
+
+
 def test_a_commit_that_is_no_sha_is_no_version(monkeypatch: pytest.MonkeyPatch) -> None:
     _export(monkeypatch, BUILDKITE | {"BUILDKITE_COMMIT": "HEAD"})
     assert ci.ld_deploy_provide_defaults(resolve()) == {

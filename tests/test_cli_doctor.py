@@ -440,8 +440,8 @@ def executor(name: str) -> str:
         ("tasks/__init__.py", "invoke.yml", executor(INV), None, ""),
         ("tasks.py", "invoke.yaml", executor("mine.Executor"), "warning", "not told as one deployment. Write"),
         ("tasks.py", "invoke.json", json.dumps({"tasks": {"executor_class": "mine.E"}}), "warning", "is mine.E, so"),
-        ("tasks.py", "invoke.yaml", executor("mine.E") + MAPPED, "warning", "names is not told at all"),
-        ("tasks.py", "invoke.yaml", MAPPED, "warning", "no executor is named"),
+        ("tasks.py", "invoke.yaml", executor("mine.E") + MAPPED, "fault", "names is not told, and tasks.py tells noth"),
+        ("tasks.py", "invoke.yaml", executor("invoke.E") + MAPPED, "fault", "which tells no deployment"),
         ("tasks.py", "invoke.yaml", "", "note", "names no executor"),
         ("fabfile.py", "fabric.yaml", executor(INV), None, ""),
         ("tasks.py", "invoke.yaml", executor(FAB), "fault", "inv ends with an error before the first task"),
@@ -451,7 +451,7 @@ def executor(name: str) -> str:
         ("tasks.py", "invoke.yaml", executor("Executor"), "fault", "which is no dotted name of a class"),
         ("tasks.py", "invoke.yaml", executor("sys.E"), "warning", "not told as one deployment"),
         ("tasks.py", "invoke.yaml", executor("invoke.executor.E"), "warning", "not told as one deployment"),
-        ("tasks.py", "invoke.yaml", "tasks: [", "warning", "it is no configuration (ParserError)"),
+        ("tasks.py", "invoke.yaml", "tasks: [", "fault", "it is no configuration (ParserError). inv ends"),
         ("tasks.py", "invoke.yaml", executor(INV) + "ld_deploy_hooks: 3", "warning", "is no mapping"),
         # Not read by whoever would be started here.
         ("fabfile.py", "invoke.yaml", executor("mine.E"), None, ""),
@@ -473,8 +473,58 @@ def test_another_executor_in_the_way(
     assert [found_level for found_level, _, _ in found] == ([level] if level else [])
     assert says in "".join(message for _, _, message in found)
     if level == "fault":
-        assert found[0][2].endswith(f" Write {INV}.")
+        assert found[0][2].endswith((f" Write {INV}.", " Mend it."))
     assert not (deploys.folder / "ran").exists()
+
+
+DECORATED = "from ld_deploy_hooks import deployment\n" + TASKS
+IMPORTS = "from others import deploy\n"
+
+
+@pytest.mark.parametrize("named", ["", executor("mine.E"), executor("json.E")], ids=["none", "mine", "json"])
+@pytest.mark.parametrize(
+    ("tasks", "mine", "elsewhere", "certain"),
+    [
+        (TASKS, TASKS, "", True),
+        ("from fabric import task\nimport os.path, invoke\n" + TASKS, "class E: pass", "", True),
+        (DECORATED, TASKS, "", False),
+        (IMPORTS, TASKS, "", False),
+        ("from . import deploy", TASKS, "", False),
+        ("import others.tasks  # deploy", TASKS, "", False),
+        ("deploy = __import__('others').deploy", TASKS, "", False),
+        ("deploy: no python", TASKS, "", False),
+        (TASKS, TASKS, ".invoke.yaml", False),
+        (TASKS, TASKS, "INVOKE_TASKS_EXECUTOR_CLASS", False),
+        (TASKS, DECORATED, "", None),
+        (TASKS, IMPORTS, "", None),
+    ],
+)
+def test_tasks_that_no_executor_tells(
+    deploys: Deploys, named: str, tasks: str, mine: str, elsewhere: str, certain: bool | None
+) -> None:
+    (deploys.folder / "tasks.py").write_text(tasks)
+    (deploys.folder / "mine.py").write_text(mine)
+    (deploys.folder / "invoke.yaml").write_text(named + MAPPED)
+    if elsewhere.startswith("."):
+        (Path(deploys.env["HOME"]) / elsewhere).touch()
+    elif elsewhere:
+        deploys.set(**{elsewhere: INV})
+    status, found = findings(deploys)
+    # What an executor's module says counts for that one.
+    is_fault = "mine" not in named if certain is None else certain
+    assert status == is_fault
+    _, message = only(found, "fault" if is_fault else "warning")
+    assert ("not told, since no executor is named" in message) == (is_fault and not named)
+    assert not (deploys.folder / "ran").exists()
+
+
+def test_where_something_may_be_wrong_no_more_is_claimed_than_is_known(deploys: Deploys) -> None:
+    (deploys.folder / "tasks.py").write_text(TASKS)
+    (deploys.folder / "invoke.yaml").write_text(entries("{deplyo: {application_key: web}}"))
+    ended = doctor(deploys)
+    assert ended.status == 0
+    assert "Nothing here keeps" not in ended.stdout
+    assert ended.stdout.endswith("is known that keeps every deployment from being told, but see the warnings above.\n")
 
 
 def entries(text: str) -> str:
@@ -576,8 +626,17 @@ BROKEN = ["- a", "3", "tasks: 3", "tasks: [", "a: &a [*a]", "\x00", "ld_deploy_h
 def test_a_broken_configuration_is_a_finding(deploys: Deploys, text: str) -> None:
     (deploys.folder / "tasks.py").touch()
     (deploys.folder / "invoke.yaml").write_text(text)
-    _, found = findings(deploys)
-    assert found
+    assert findings(deploys)[1]
+
+
+@pytest.mark.parametrize(("tasks", "file"), [("tasks.py", "invoke.yaml"), ("fabfile.py", "fabric.yml")])
+@pytest.mark.parametrize("text", ["a: [", "tasks: 3", "- a"])
+def test_a_configuration_that_ends_its_host_is_a_fault(deploys: Deploys, tasks: str, file: str, text: str) -> None:
+    (deploys.folder / tasks).touch()
+    (deploys.folder / file).write_text(text)
+    status, found = findings(deploys)
+    assert status == 1
+    assert f"{deploys.folder / file} cannot be read: it is no configuration" in only(found, "fault")[1]
 
 
 def test_settings_of_the_hosts_configuration(deploys: Deploys) -> None:

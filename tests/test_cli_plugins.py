@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import sys
+from pathlib import Path
 
 import pytest
 from fault_kit import TOKEN, Deploys, Ended, deploys_fixture  # noqa: F401
@@ -57,6 +59,7 @@ def test_as_json_and_in_the_order_in_which_they_are_called(deploys: Deploys) -> 
     assert ended.status == 0
     hooks = ["ld_deploy_failed", "ld_deploy_started"]
     assert json.loads(ended.stdout) == {
+        "host_configuration": None,
         "plugins": [{"name": name, "origin": "setting plugins", "hooks": hooks} for name in ("mine", "second")],
         "blocked": ["ci", "console", "git", "opentelemetry"],
         "autoload": False,
@@ -134,6 +137,99 @@ def test_a_switch_that_cannot_be_used(deploys: Deploys) -> None:
     ended = plugins(deploys)
     assert ended.status == 1
     assert "problem: plugin_autoload (LD_DEPLOY_DISABLE_PLUGIN_AUTOLOAD) is neither on nor off" in ended.stdout
+
+
+# -- what inv and fab would load --------------------------------------------------------------------------------------
+
+NOBODY = 65534
+
+
+@pytest.fixture
+def below(deploys: Deploys) -> Path:
+    """Return a folder in which modules are looked for, below that with the tasks."""
+    (deploys.folder / "mine.py").rename(deploys.folder / "beside.py")
+    del deploys.env["LD_DEPLOY_PLUGINS"]
+    folder = deploys.folder / "below"
+    folder.mkdir()
+    return folder
+
+
+def loaded_below(deploys: Deploys, below: Path) -> tuple[int, dict[str, str], list[str]]:
+    """Return the exit status, where each plugin that is not built in came from, and the problems."""
+    ended = deploys.command("plugins", "--json", cwd=below)
+    report = json.loads(ended.stdout)
+    assert not (deploys.folder / "ran").exists()
+    origins = {each["name"]: each["origin"] for each in report["plugins"] if each["origin"] != "built-in"}
+    return ended.status, origins, report["problems"]
+
+
+@pytest.mark.parametrize(
+    ("tasks", "file"),
+    [("tasks.py", "invoke.yaml"), ("fabfile.py", "fabric.yml"), ("tasks/__init__.py", "invoke.json")],
+)
+def test_what_a_host_would_load(deploys: Deploys, below: Path, tasks: str, file: str) -> None:
+    (deploys.folder / "tasks").mkdir()
+    (deploys.folder / tasks).write_text("from pathlib import Path\nPath(__file__).with_name('ran').touch()\n")
+    (deploys.folder / "deployhooks.py").write_text(MINE)
+    (below / "deployhooks.py").write_text("1 / 0")
+    configuration = {"ld_deploy_hooks": {"plugins": ["beside", "no:git"], "project_key": "p"}}
+    (deploys.folder / file).write_text(json.dumps(configuration))
+    own = str(deploys.folder / "deployhooks.py")
+    assert loaded_below(deploys, below) == (0, {"deployhooks": own, "beside": "setting plugins"}, [])
+    shown = deploys.command("plugins", cwd=below).stdout.splitlines()
+    assert f"settings of {deploys.folder / file} count here" in shown
+    assert f"git is blocked (by no:git in {deploys.folder / file})" in shown
+
+
+def test_a_file_beside_no_tasks_is_not_loaded(deploys: Deploys, below: Path) -> None:
+    (below / "deployhooks.py").write_text("1 / 0")
+    (below / "invoke.yaml").write_text("ld_deploy_hooks: {plugins: [nowhere]}")
+    assert loaded_below(deploys, below) == (0, {}, [])
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "says"),
+    [
+        ("deployhooks.py", MINE.replace("started", "startd"), "ld_deploy_startd is no hook and is never called"),
+        ("deployhooks.py", "1 / 0", "is not loaded: ZeroDivisionError (deployhooks.py, line 1)"),
+        ("invoke.yaml", "ld_deploy_hooks: {plugins: [nowhere]}", "Plugin nowhere (setting plugins) is not loaded"),
+        ("invoke.yaml", "ld_deploy_hooks: {plugins: {a: b}}", "plugins ("),
+        ("invoke.yaml", "ld_deploy_hooks: [plugins]", "is no mapping"),
+        ("invoke.yaml", "a: [", "it is no configuration (ParserError)"),
+    ],
+)
+def test_what_is_wrong_with_what_a_host_would_load(
+    deploys: Deploys, below: Path, file: str, text: str, says: str
+) -> None:
+    (deploys.folder / "tasks.py").touch()
+    (deploys.folder / file).write_text(text)
+    status, _, problems = loaded_below(deploys, below)
+    assert status == 1
+    assert [says in problem for problem in problems] == [True]
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can give files away")
+def test_what_is_anybodys_is_not_loaded(deploys: Deploys, below: Path) -> None:
+    (deploys.folder / "tasks.py").touch()
+    ran = "from pathlib import Path\nPath(__file__).with_name('ran').touch()\n"
+    for name, text in (("deployhooks.py", ran), ("invoke.yaml", "ld_deploy_hooks: {plugins: [beside]}")):
+        (deploys.folder / name).write_text(text)
+        os.chown(deploys.folder / name, NOBODY, NOBODY)
+    status, origins, problems = loaded_below(deploys, below)
+    assert (status, origins) == (1, {})
+    assert [f"belongs to user id {NOBODY}" in problem for problem in problems] == [True, True]
+    # Nor is a module looked for beside tasks that are anybody's.
+    deploys.set(LD_DEPLOY_PLUGINS="beside")
+    (deploys.folder / "beside.py").write_text(ran)
+    os.chown(deploys.folder / "tasks.py", NOBODY, NOBODY)
+    assert loaded_below(deploys, below)[:2] == (1, {})
+
+
+def test_in_a_working_directory_that_is_gone(deploys: Deploys, below: Path) -> None:
+    source = "import os, sys\nos.rmdir(os.getcwd())\nfrom ld_deploy_hooks.cli import main\nsys.exit(main(['plugins']))"
+    (deploys.folder / "source.py").write_text(source)
+    ended = deploys.start_program(sys.executable, str(deploys.folder / "source.py"), cwd=below).ends()
+    assert (ended.status, ended.stderr) == (0, "")
 
 
 def test_nothing_is_made(deploys: Deploys) -> None:

@@ -460,6 +460,20 @@ def test_a_command_that_fails_after_a_signal_of_its_own_was_not(deploys: Deploys
     assert failure(server) == ("error", None, 5)
 
 
+def test_where_no_thread_can_be_started_a_signal_still_reaches_the_command(
+    deploys: Deploys, server: FaultServer
+) -> None:
+    # More than there is to have.
+    (deploys.folder / "full.py").write_text(
+        "import threading\nfrom ld_deploy_hooks import hookimpl\n@hookimpl\ndef ld_deploy_provide_defaults(settings):\n"
+        "    threading.stack_size(1 << 46)\n"
+    )
+    path = os.pathsep.join([str(deploys.folder), deploys.env.get("PYTHONPATH", "")])
+    deploys.set(LD_DEPLOY_PLUGINS="no:console,full", PYTHONPATH=path)
+    ended = start(deploys, "sh", "-c", WAITS).until_ready().send(signal.SIGINT).ends()
+    assert (ended.status, "Traceback" in ended.stderr) == (130, False)
+
+
 def test_nohup_is_left_alone(deploys: Deploys, server: FaultServer) -> None:
     nohup = shutil.which("nohup")
     assert nohup is not None
@@ -580,6 +594,17 @@ def test_ctrl_c_that_ends_the_command_ends_us_likewise(
     assert failure(server) == ("cancelled", "SIGINT", 130)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nobody can tell who has sent a signal")
+@pytest.mark.parametrize("name", ["SIGINT", "SIGQUIT"])
+def test_from_elsewhere_they_reach_a_command_in_the_foreground(
+    deploys: Deploys, server: FaultServer, terminal: Terminal, name: str
+) -> None:
+    number = getattr(signal, name)
+    ended = terminal.run("sh", "-c", WAITS).until_ready().send(number).ends()
+    assert (ended.status, ended.stderr) == (128 + number, "")
+    assert failure(server) == ("cancelled", name, 128 + number)
+
+
 def test_sigint_from_elsewhere_reaches_a_command_in_the_background(deploys: Deploys, server: FaultServer) -> None:
     terminal = Terminal(deploys)
     try:
@@ -696,3 +721,20 @@ def test_what_a_plugin_prints_for_a_full_disk_changes_no_exit_status(deploys: De
     command = f"{sys.executable} -m ld_deploy_hooks run {' '.join(FIELDS)} -- sh -c 'exit 3' >/dev/full"
     ended = deploys.start_program("sh", "-c", command).ends()
     assert (ended.status, "Traceback" in ended.stderr) == (3, False)
+
+
+@pytest.mark.parametrize("way", ["close", "detach"])
+@pytest.mark.parametrize("status", [0, 3])
+def test_a_plugin_that_closes_stdout_changes_no_exit_status(
+    deploys: Deploys, server: FaultServer, way: str, status: int
+) -> None:
+    (deploys.folder / "closes.py").write_text(
+        "import sys\nfrom ld_deploy_hooks import hookimpl\n@hookimpl\n"
+        f"def ld_deploy_event_delivered(event): sys.stdout.{way}()\n"
+    )
+    path = os.pathsep.join([str(deploys.folder), deploys.env.get("PYTHONPATH", "")])
+    deploys.set(LD_DEPLOY_PLUGINS="no:console,closes", PYTHONPATH=path)
+    ended = run(deploys, "sh", "-c", f"exit {status}")
+    assert (ended.status, "Traceback" in ended.stderr) == (status, False)
+    # The second event finds it detached already.
+    assert [line for line in ended.lines if "ld_deploy_event_delivered" not in line] == []

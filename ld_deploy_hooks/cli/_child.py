@@ -16,6 +16,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
+from ld_deploy_hooks.cli._senders import Listener
+
 __all__ = ["Child", "NotStartedError", "find", "inherited_environment"]
 
 # All signals that can be handed on are, but not these:
@@ -31,6 +33,8 @@ _NOT_FORWARDED = (
 )
 # Those that a terminal sends to every process in its foreground.
 _TYPED = ("SIGINT", "SIGQUIT", "SIGBREAK", "SIGINFO", "SIGWINCH")
+# Those of them that somebody else may send to end us alone.
+_ENDING = ("SIGINT", "SIGQUIT")
 # As a shell has them.
 _NOT_EXECUTABLE = 126
 _NOT_FOUND = 127
@@ -94,6 +98,7 @@ class Child:
         self.typed: set[int] = set()
         self._early: list[int] = []
         self._process: subprocess.Popen[bytes] | None = None
+        self._listener = Listener((), self._heard)
 
     @contextmanager
     def signals(self) -> Iterator[None]:
@@ -109,9 +114,11 @@ class Child:
         replaced = {number: old for number, old in before.items() if old is not None and old is not signal.SIG_IGN}
         for number in replaced:
             signal.signal(number, self._forward)
+        self._listener = Listener(set(_numbers(_ENDING)).intersection(replaced), self._heard)
         try:
             yield
         finally:
+            self._listener.close()
             for number, old in replaced.items():
                 signal.signal(number, old)
 
@@ -126,19 +133,24 @@ class Child:
         Raises:
             NotStartedError: the system would not start it.
         """
-        process = _start(path, command, env)
+        with self._listener.let_through():
+            process = _start(path, command, env)
         self._process = process
         # The terminal did not send these to the command, which was not there yet.
         while self._early:
             process.send_signal(self._early.pop(0))
-        while True:
-            # A signal that comes right before a wait in C does not end that wait, so it may not be one without an end.
-            with suppress(subprocess.TimeoutExpired):
-                return process.wait(_OFTEN)
+        with self._listener.listening():
+            while True:
+                # A signal that comes right before a wait in C does not end that wait: it may not be one without an end.
+                with suppress(subprocess.TimeoutExpired):
+                    return process.wait(_OFTEN)
 
     def _forward(self, number: int, frame: FrameType | None) -> None:
+        # Who has sent it is not known.
+        self._heard(number, number in _numbers(_TYPED) and _in_foreground())
+
+    def _heard(self, number: int, typed: bool) -> None:
         self.received.add(number)
-        typed = number in _numbers(_TYPED) and _in_foreground()
         if typed:
             self.typed.add(number)
         if self._process is None:

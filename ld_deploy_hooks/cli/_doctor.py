@@ -8,7 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from ld_deploy_hooks.cli._findings import FAULT
+from ld_deploy_hooks.cli._findings import FAULT, WARNING
 from ld_deploy_hooks.cli._masking import masked, without_keys
 from ld_deploy_hooks.cli._output import say
 from ld_deploy_hooks.cli._table import print_table
@@ -28,10 +28,10 @@ def add_to(commands: Any) -> None:
         "your home folder and /etc are not read). Nothing is sent, made or changed.",
         epilog="Exit status: 0 deployments are told; 1 they are not, or only recorded: something is marked as a fault "
         "(no project, environment or token, one that cannot be used, an outbox that cannot be written, disabled or "
-        "dry_run on, a host that runs dry or whose executor cannot be loaded, tasks that are no mapping; with strict "
-        "on everything that would raise; with --online a token that is refused, or no answer); 2 the command line "
-        "cannot be used. An application key and a version that nobody has set are only noted, since deploy code "
-        "usually gives them.",
+        "dry_run on, a host that runs dry, or whose configuration or executor cannot be loaded, tasks that are no "
+        "mapping or that no executor tells; with strict on everything that would raise; with --online a token that is "
+        "refused, or no answer); 2 the command line cannot be used. An application key and a version that "
+        "nobody has set are only noted, since deploy code usually gives them.",
     )
     command.add_argument("--json", action="store_true", help="print one JSON object")
     command.add_argument(
@@ -99,10 +99,12 @@ def _show(report: dict[str, Any]) -> None:
     say(f"plugins loaded: {', '.join(report['plugins']) or 'none'} (`ld-deploy plugins` says more)")
     for finding in report["findings"]:
         say(f"{finding['level']}: {finding['message']}")
-    if report["ok"]:
-        say("Nothing here keeps deployments from being told.")
-    else:
+    if not report["ok"]:
         say("Deployments are not told as they should be, until what is marked as a fault is mended.")
+    elif any(finding["level"] == WARNING for finding in report["findings"]):
+        say("Nothing is known that keeps every deployment from being told, but see the warnings above.")
+    else:
+        say("Nothing here keeps deployments from being told.")
 
 
 def _in_words(value: Any) -> str:

@@ -118,7 +118,7 @@ def _of_what_is_not_taken(files: list[HostFile], taken: HostFile | None) -> Iter
             message = f"{file.path} has settings too; shown are those of {taken.path}."
             yield Finding(NOTE, "host configuration", message)
         for name in sorted(set(_RUNS_CODE).intersection(file.section)):
-            message = f"{name} of {file.path} counts for its host alone, so those plugins are not looked at here."
+            message = f"{name} of {file.path} counts for its host alone: `ld-deploy plugins` looks at it."
             yield Finding(NOTE, "plugins", message)
 
 

@@ -24,7 +24,7 @@ def write(printing: Callable[[], object]) -> None:
     if _faults:
         return
     try:
-        if sys.stdout is None:  # `>&-`
+        if _is_closed():
             raise OSError(errno.EBADF, "")
         printing()
     except OSError as error:
@@ -40,6 +40,9 @@ def complain(text: str) -> None:
 
 def finish() -> bool:
     """Return whether stdout has taken all that was printed; a line says why not, unless its reader has seen enough."""
+    if _is_closed():
+        # Nor has the interpreter anything to write to when it exits.
+        sys.stdout = None
     stdout = sys.stdout
     if stdout is not None:
         write(stdout.flush)
@@ -56,3 +59,11 @@ def finish() -> bool:
         why = errno.errorcode.get(fault.errno or 0, "unknown error")
         complain(f"ld-deploy: stdout could not be written ({why}), so what was to be shown is missing or cut off.")
     return False
+
+
+def _is_closed() -> bool:
+    """Whether there is no stdout: since `>&-`, or since a plugin has closed or detached it."""
+    try:
+        return sys.stdout is None or sys.stdout.closed
+    except ValueError:
+        return True

@@ -62,10 +62,12 @@ def _github_ref(kind: str) -> Value:
     return lambda env: env.get("GITHUB_REF_NAME") if env.get("GITHUB_REF_TYPE") == kind else None
 
 
-def _azure_ref(prefix: str) -> Value:
+def _full_ref(name: str, prefix: str) -> Value:
+    """Return what answers with a variable that holds branches and tags alike, if it begins with ``prefix``."""
+
     def ref(env: Env) -> str | None:
-        source = env.get("BUILD_SOURCEBRANCH", "")
-        return source if source.startswith(prefix) else None
+        found = env.get(name, "")
+        return found if found.startswith(prefix) else None
 
     return ref
 
@@ -141,8 +143,8 @@ _SYSTEMS = (
         name="azure-pipelines",
         mark="TF_BUILD",
         commit=_first("BUILD_SOURCEVERSION"),
-        branch=_azure_ref("refs/heads/"),
-        tag=_azure_ref("refs/tags/"),
+        branch=_full_ref("BUILD_SOURCEBRANCH", "refs/heads/"),
+        tag=_full_ref("BUILD_SOURCEBRANCH", "refs/tags/"),
         run_url=_text(
             "{}{}/_build/results?buildId={}",
             "SYSTEM_TEAMFOUNDATIONSERVERURI",
@@ -196,7 +198,8 @@ _SYSTEMS = (
         name="codebuild",
         mark="CODEBUILD_BUILD_ID",
         commit=_first("CODEBUILD_RESOLVED_SOURCE_VERSION"),
-        branch=_first("CODEBUILD_WEBHOOK_HEAD_REF"),
+        branch=_full_ref("CODEBUILD_WEBHOOK_HEAD_REF", "refs/heads/"),
+        tag=_full_ref("CODEBUILD_WEBHOOK_HEAD_REF", "refs/tags/"),
         run_url=_first("CODEBUILD_BUILD_URL"),
         actor=_first("CODEBUILD_INITIATOR"),
         repository=_first("CODEBUILD_SOURCE_REPO_URL"),
@@ -223,11 +226,13 @@ def ld_deploy_add_metadata(deployment: DeploymentRecord) -> Mapping[str, Any] | 
     system = _here(os.environ)
     if system is None:
         return None
+    branch, tag = _ref(system.branch(os.environ)), _ref(system.tag(os.environ))
     found = {
         "ci": system.name,
         "commit": _commit(system, os.environ),
-        "branch": _ref(system.branch(os.environ)),
-        "tag": _ref(system.tag(os.environ)),
+        # Building a tag, several systems give it as branch, too.
+        "branch": branch if branch != tag else None,
+        "tag": tag,
         "runUrl": without_user(system.run_url(os.environ)),
         "actor": system.actor(os.environ),
     }
