@@ -37,6 +37,7 @@ __all__ = ["PluginInfo", "Plugins"]
 
 T = TypeVar("T")
 
+_BUILT_IN = "built-in"  # the origin of our own
 _SLOW = 0.2  # seconds of an ask after which it is said, for the deploy waits for it
 
 
@@ -86,7 +87,7 @@ class _Manager(pluggy.PluginManager):
 class Plugins:
     """The plugins that are loaded, and one method for each hook.
 
-    Asks (imperative) call plugins here and now and return what they answer. Tells (past tense) are handed to a thread
+    Asks (imperative) call plugins here and now and return what they answer. Tells (past tense) are handed to threads
     and return at once. Whatever a plugin does, neither raises, but for :exc:`DropEvent` where it says so, and for
     Ctrl-C and what a signal handler raises while a plugin is asked in the main thread.
     """
@@ -122,7 +123,7 @@ class Plugins:
             plugins._manager.set_blocked(blocked.removeprefix("no:").strip())
         # Pluggy calls first what was registered last.
         for name in reversed(builtin):
-            plugins._load(name, "built-in", partial(importlib.import_module, f"ld_deploy_hooks.plugins.{name}"))
+            plugins._load(name, _BUILT_IN, partial(importlib.import_module, f"ld_deploy_hooks.plugins.{name}"))
         if autoload:
             plugins._load_entry_points()
         for name in reversed(wanted):
@@ -306,17 +307,25 @@ class Plugins:
         """Tell that an event is refused for good; ``line`` says why."""
         self._tell("ld_deploy_event_rejected", event=event, error=line)
 
-    def flush(self, timeout: float) -> bool:
-        """Wait until everything told so far is done, at most ``timeout`` seconds; False if that was not enough."""
-        return self._tells.flush(timeout)
+    def flush(self, timeout: float, *, say: bool = False) -> bool:
+        """Wait until everything told so far is done, at most ``timeout`` seconds; False if that was not enough.
+
+        Args:
+            timeout: in seconds.
+            say: whether a line names what that was not enough for.
+        """
+        return self._tells.flush(timeout, say=say)
 
     def close(self) -> None:
-        """Tell nothing more and log nothing more; a tell that is under way goes on in silence."""
+        """Tell nothing more; a last line names what is still under way, and goes on in silence."""
         self._tells.close()
 
     def _tell(self, hook: str, **arguments: object) -> None:
         for implementation in self._manager.implementations(hook):
-            self._tells.tell(partial(self._tell_one, implementation, hook, arguments))
+            name = implementation.plugin_name
+            # Ours are quick, and share a thread: even the start of one is felt by the deploy.
+            listener = "the built-in plugins" if self._origins[name] == _BUILT_IN else f"plugin {name}"
+            self._tells.tell(listener, name, hook, partial(self._tell_one, implementation, hook, arguments))
 
     def _tell_one(self, implementation: pluggy.HookImpl, hook: str, arguments: Mapping[str, object]) -> None:
         try:

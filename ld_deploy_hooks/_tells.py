@@ -1,30 +1,41 @@
-"""The thread of tells: what plugins are told runs here, in order, and nobody waits for it."""
+"""The threads of tells: what plugins are told runs here, in order for each, and nobody waits for it."""
 
 from __future__ import annotations
 
 import os
 import threading
 import weakref
+from collections import deque
 from collections.abc import Callable
 from queue import SimpleQueue
+from typing import NamedTuple
 
+from ld_deploy_hooks._clock import monotonic
 from ld_deploy_hooks._log import logger
 
 __all__ = ["Tells"]
 
 # Seconds that close() waits for a line that is half written: a handler that hangs must not hang the exit.
 _MID_LINE = 0.5
+# Seconds that close() waits for tells that are about to return, for they would be taken for hanging ones.
+_RETURNING = 0.05
+
+
+class _Tell(NamedTuple):
+    call: Callable[[], object]
+    plugin: str
+    hook: str  # empty: no tell, but the mark of a flush
 
 
 class Tells:
-    """Runs calls one after another in a daemon thread of its own, which begins with the first of them.
+    """Runs calls in daemon threads: those of one listener one after another, in a thread that begins with the first.
 
     Any thread may use it. :meth:`tell` and :meth:`flush` wait for no lock, so a signal handler may use them too. In a
     forked child it begins anew: the calls that the parent had waiting are the parent's.
     """
 
     def __init__(self) -> None:
-        self._closed = False
+        self.closed = False
         self._begin()
         if hasattr(os, "register_at_fork"):
             begin = weakref.WeakMethod(self._begin)  # what is registered is kept for ever
@@ -37,79 +48,155 @@ class Tells:
             os.register_at_fork(after_in_child=after_in_child)
 
     def _begin(self) -> None:
-        self._calls: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
-        self._starting = threading.Lock()
+        self._listeners: dict[str, _Listener] = {}
         self._speaking = threading.RLock()
-        self._thread: threading.Thread | None = None
-        self._unable = False
 
-    def tell(self, call: Callable[[], object]) -> None:
-        """Have ``call`` called after all that came before it; nothing happens after :meth:`close`.
+    def tell(self, listener: str, plugin: str, hook: str, call: Callable[[], object]) -> None:
+        """Have ``call`` called after all that this listener was told before; nothing happens after :meth:`close`.
 
-        Where no thread can be started, a line says so once, and this and all later calls are skipped.
+        Where no thread can be started, a line says so once, and this and all later calls of the listener are skipped.
+
+        Args:
+            listener: in words; a call that hangs holds up those of the same listener only.
+            plugin: the plugin that is called, for the line that says that it hangs.
+            hook: its hook.
+            call: calls it.
         """
-        if self._closed or self._unable:
+        if self.closed:
             return
-        self._calls.put(call)
-        # Whoever holds the lock is starting the thread, which will find the call. It may be a frame below this one.
-        if self._starting.acquire(blocking=False):
-            try:
-                if self._thread is None:
-                    self._start()
-            finally:
-                self._starting.release()
+        if listener not in self._listeners:
+            self._listeners.setdefault(listener, _Listener(self, listener))
+        self._listeners[listener].add(_Tell(call, plugin, hook))
 
-    def flush(self, timeout: float) -> bool:
+    def flush(self, timeout: float, *, say: bool = False) -> bool:
         """Wait until no call handed over so far is still to be done, at most ``timeout`` seconds.
 
+        Args:
+            timeout: in seconds.
+            say: whether a line names each call that the time was not enough for.
+
         Returns:
-            False if the time was not enough, or at once in the thread of tells itself. True after :meth:`close`: what
+            False if the time was not enough, or at once in a thread of tells itself. True after :meth:`close`: what
             was still to be done never will be.
         """
-        if self._closed or self._thread is None:
-            return True
-        if self._thread is threading.current_thread():
+        listeners = [] if self.closed else list(self._listeners.values())
+        if any(listener.thread is threading.current_thread() for listener in listeners):
             return False
-        done = threading.Event()
-        self._calls.put(done.set)
-        return done.wait(timeout)
+        deadline = monotonic() + timeout
+        marks = [listener.mark() for listener in listeners]
+        if all(mark.wait(max(deadline - monotonic(), 0)) for mark in marks if mark is not None):
+            return True
+        if say:
+            for line in filter(None, [listener.held_up() for listener in listeners]):
+                self.say(line)
+        return False
 
     def say(self, message: str) -> None:
         """Log ``message`` as a warning; nothing after :meth:`close`."""
         with self._speaking:
-            if not self._closed:
+            if not self.closed:
                 logger.warning("%s", message)
 
     def close(self) -> None:
-        """Start no further call and log no further line; a call that is under way is not waited for."""
-        self._closed = True
-        self._calls.put(None)
+        """Start no further call and log no further line, but one for each listener that is not told everything.
+
+        A call that is under way is not waited for.
+        """
+        if self.closed:
+            return
+        self.closed = True
+        listeners = list(self._listeners.values())
+        for listener in listeners:
+            listener.wake()
         if self._speaking.acquire(timeout=_MID_LINE):
-            self._speaking.release()
+            try:
+                deadline = monotonic() + _RETURNING
+                for listener in listeners:
+                    listener.join(max(deadline - monotonic(), 0))
+                for line in filter(None, [listener.held_up() for listener in listeners]):
+                    logger.warning("%s", line)
+            finally:
+                self._speaking.release()
+
+
+class _Listener:
+    """Who is told one thing after another, in a thread of its own."""
+
+    def __init__(self, tells: Tells, name: str) -> None:
+        self.thread: threading.Thread | None = None
+        self._tells = tells
+        self._name = name
+        # What is not done yet, the call that is under way at the front; for each the queue gets an entry.
+        self._undone: deque[_Tell] = deque()
+        self._wakes: SimpleQueue[None] = SimpleQueue()
+        self._starting = threading.Lock()
+        self._unable = False
+        self._said: _Tell | None = None
+
+    def add(self, tell: _Tell) -> None:
+        if self._unable:
+            return
+        self._undone.append(tell)
+        self.wake()
+        # Whoever holds the lock is starting the thread, which will find the call. It may be a frame below this one.
+        if self._starting.acquire(blocking=False):
+            try:
+                if self.thread is None:
+                    self._start()
+            finally:
+                self._starting.release()
+
+    def mark(self) -> threading.Event | None:
+        """Return what is set when all that was added so far is done; None if it is."""
+        if not self._undone or self._unable:
+            return None
+        done = threading.Event()
+        self.add(_Tell(done.set, "", ""))
+        return done
+
+    def wake(self) -> None:
+        self._wakes.put(None)
+
+    def join(self, timeout: float) -> None:
+        if self._undone and self.thread is not None and self.thread.is_alive():
+            self.thread.join(timeout)
+
+    def held_up(self) -> str | None:
+        """Return the line that says which call is not done, unless it was said of this call before."""
+        tells = [tell for tell in self._undone.copy() if tell.hook]
+        if not tells or self._unable or tells[0] is self._said:
+            return None
+        self._said, later = tells[0], len(tells) - 1
+        plugin, hook = self._said.plugin, self._said.hook
+        unmade = f", and {later} later tell(s) were not made by then" if later else ""
+        return (
+            f"Plugin {plugin}: {hook} did not return in the time that plugins have{unmade}. Make it faster, or block "
+            f"the plugin with LD_DEPLOY_PLUGINS=no:{plugin}."
+        )
 
     def _start(self) -> None:
-        self._thread = threading.Thread(target=self._run, name="ld-deploy-tells", daemon=True)
+        self.thread = threading.Thread(target=self._run, name="ld-deploy-tells", daemon=True)
         try:
-            self._thread.start()
+            self.thread.start()
         except RuntimeError:
             self._unable = True
-            self._thread = None
-            self._calls = SimpleQueue()
-            self.say(
-                "No thread could be started to tell plugins what happens, so they are told nothing in this process; "
-                "the deploy and its events go on. Raise the limit of threads or of memory."
+            self.thread = None
+            self._undone.clear()
+            self._tells.say(
+                f"No thread could be started to tell {self._name} what happens, so nothing is told there in this "
+                "process; the deploy and its events go on. Raise the limit of threads or of memory."
             )
 
     def _run(self) -> None:
-        while not self._closed:
-            call = self._calls.get()
-            if call is None:
+        while True:
+            self._wakes.get()
+            if self._tells.closed:
                 return
             try:
-                call()
+                self._undone[0].call()
             except BaseException as error:
-                self.say(
+                self._tells.say(
                     f"A tell failed with {type(error).__name__} outside of a plugin; later ones go on. This is a fault "
                     "of ld-deploy-hooks: please report it."
                 )
-            del call  # it may hold an exception and with it the frames of the deploy
+            self._undone.popleft()

@@ -1,7 +1,7 @@
 """The hooks: what a plugin may implement, when it is called, and what it gets.
 
 An ask is imperative (``provide_defaults``): it runs in the thread that deploys, and its answer counts. A tell is in the
-past tense (``started``): it runs later, in a thread of its own, in the order in which things happened. In order::
+past tense (``started``): it runs later, in a thread of its plugin's, in the order in which things happened. In order::
 
     ld_deploy_provide_defaults                  ask
     ld_deploy_add_metadata                      ask
@@ -16,7 +16,7 @@ past tense (``started``): it runs later, in a thread of its own, in the order in
 Of several plugins, ``deployhooks.py`` is called first, then the modules of the setting ``plugins``, the entry points,
 and the built-in ones last; ``@hookimpl(tryfirst=True)`` and ``trylast=True`` change that. Each is called alone: one
 that raises, exits or returns nonsense stops neither another plugin, nor the event, nor the deploy; a line in the log
-names it. At the end of the process, tells are waited for no longer than ``flush_timeout``.
+names it. At the end of the process, tells are waited for no longer than ``flush_timeout``; a line names what hangs.
 
 An implementation names the arguments that it wants, all of them or some, none with a default. Wrappers and
 ``async def`` are refused. Records are frozen; new attributes may come, none goes.
@@ -161,7 +161,7 @@ def ld_deploy_started(deployment: DeploymentRecord) -> None:
         deployment: as it was at its start; ``started_at`` in Unix milliseconds, ``ended_at`` None.
 
     Returns:
-        Nothing. An exception in it: a line. A slow one delays nothing but later tells::
+        Nothing. An exception in it: a line. A slow one delays nothing but later tells of its plugin::
 
             @hookimpl
             def ld_deploy_started(deployment):
@@ -180,7 +180,7 @@ def ld_deploy_finished(deployment: DeploymentRecord) -> None:
         deployment: as it was at its end; ``started_at`` and ``ended_at`` in Unix milliseconds.
 
     Returns:
-        Nothing. An exception in it: a line. A slow one delays nothing but later tells::
+        Nothing. An exception in it: a line. A slow one delays nothing but later tells of its plugin::
 
             @hookimpl
             def ld_deploy_finished(deployment):
@@ -202,7 +202,7 @@ def ld_deploy_failed(deployment: DeploymentRecord, error: BaseException | None) 
             attributes may hold commands, output and the whole environment: tell nobody more than its type.
 
     Returns:
-        Nothing. An exception in it: a line. A slow one delays nothing but later tells::
+        Nothing. An exception in it: a line. A slow one delays nothing but later tells of its plugin::
 
             @hookimpl
             def ld_deploy_failed(deployment, error):
@@ -222,7 +222,7 @@ def ld_deploy_custom(deployment: DeploymentRecord, metadata: Mapping[str, Any]) 
         metadata: what the deploy code gave, read-only; values as in JSON.
 
     Returns:
-        Nothing. An exception in it: a line. A slow one delays nothing but later tells::
+        Nothing. An exception in it: a line. A slow one delays nothing but later tells of its plugin::
 
             @hookimpl
             def ld_deploy_custom(deployment, metadata):
@@ -240,7 +240,8 @@ def ld_deploy_event_delivered(event: DeploymentEvent) -> None:
         event: what was sent; ``event_time`` in Unix milliseconds is when it happened, which may be days ago.
 
     Returns:
-        Nothing. An exception in it: a line; the event stays delivered. A slow one delays nothing but later tells::
+        Nothing. An exception in it: a line; the event stays delivered. A slow one delays nothing but later tells of its
+        plugin::
 
             @hookimpl
             def ld_deploy_event_delivered(event):
@@ -259,7 +260,8 @@ def ld_deploy_event_rejected(event: DeploymentEvent, error: str) -> None:
         error: one line that says why, as the log has it; it holds no secret.
 
     Returns:
-        Nothing. An exception in it: a line; the event stays rejected. A slow one delays nothing but later tells::
+        Nothing. An exception in it: a line; the event stays rejected. A slow one delays nothing but later tells of its
+        plugin::
 
             @hookimpl
             def ld_deploy_event_rejected(event, error):

@@ -385,7 +385,7 @@ def test_an_ask_that_sleeps_holds_the_deploy_up_and_is_said(told: Told, deploy: 
 
 
 @pytest.mark.parametrize("hook", ["ld_deploy_started", "ld_deploy_finished", "ld_deploy_event_delivered"])
-def test_a_tell_that_sleeps_a_minute_holds_the_exit_up_no_longer_than_the_flush_timeout(
+def test_a_tell_that_sleeps_a_minute_is_named_and_holds_up_neither_others_nor_the_exit_beyond_the_flush_timeout(
     hook: str, told: Told, deploy: Deploy
 ) -> None:
     given = "event" if hook.endswith("delivered") else "deployment"
@@ -398,9 +398,12 @@ def test_a_tell_that_sleeps_a_minute_holds_the_exit_up_no_longer_than_the_flush_
             time.sleep(60)
         """
     begun = time.monotonic()
-    done = deploy(hooks, LD_DEPLOY_FLUSH_TIMEOUT="2")
+    done = deploy(hooks, LD_DEPLOY_FLUSH_TIMEOUT="2", LD_DEPLOY_PLUGINS="no:git")
     took = time.monotonic() - begun
-    assert (done.returncode, done.stdout, done.stderr) == (5, "deploying\n", "")
+    assert (done.returncode, done.stdout) == (5, "deploying\n")
+    started, finished, line = done.stderr.splitlines()
+    assert (started[-9:], finished.split()[:2]) == (": started", ["ld-deploy:", "billing"])
+    assert line.startswith(f"Plugin deployhooks: {hook} did not return")
     assert 2 <= took < 15
     assert told.kinds() == ["started", "custom", "finished"]
 

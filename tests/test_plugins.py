@@ -848,7 +848,7 @@ def gate() -> Iterator[Gate]:
     gate.go.set()
 
 
-def test_a_tell_that_hangs_delays_nothing_but_later_tells(gate: Gate, make: Make) -> None:
+def test_a_tell_that_hangs_delays_nothing_but_later_tells_of_its_plugin(gate: Gate, make: Make) -> None:
     plugins = make(gate, implement("ld_deploy_add_metadata", lambda _: {"a": 1}))
     begun = time.monotonic()
     plugins.started(RECORD)
@@ -864,7 +864,42 @@ def test_a_tell_that_hangs_delays_nothing_but_later_tells(gate: Gate, make: Make
     assert gate.told == ["started", "finished"]
 
 
-def test_all_tells_run_in_one_thread_that_begins_with_the_first(make: Make) -> None:
+def test_a_plugin_that_hangs_eats_no_tells_of_others_and_is_named(gate: Gate, make: Make, lines: Lines) -> None:
+    told: list[str] = []
+    other = [implement(hook, lambda *_, hook=hook: told.append(hook)) for hook in TELLS]
+    plugins = make(*other[:2], gate, *other[2:])
+    plugins.started(RECORD)
+    for hook in TELLS:
+        CALLS[hook](plugins)
+    assert not plugins.flush(0.05)
+    assert lines() == []
+    assert soon(lambda: sorted(told) == sorted([*TELLS, "ld_deploy_started"]))
+    for _ in range(2):  # of one call it is said once
+        assert not plugins.flush(0.05, say=True)
+    plugins.close()
+    (line,) = lines()
+    assert line.startswith("Plugin p2: ld_deploy_started did not return")
+    assert "2 later tell(s) were not made" in line
+    gate.go.set()
+
+
+def test_who_closes_in_time_hears_of_no_plugin(make: Make, lines: Lines) -> None:
+    plugins = make(implement("ld_deploy_started", lambda _: None))
+    for _ in range(20):
+        plugins.started(RECORD)
+    assert plugins.flush(5, say=True)
+    plugins.close()
+    assert lines() == []
+
+
+def test_built_in_plugins_share_a_thread(make: Make) -> None:
+    plugins = make(builtin=("git", "console"))
+    plugins.started(RECORD)
+    assert plugins.flush(5)
+    assert len(tell_threads()) == 1
+
+
+def test_all_tells_of_a_plugin_run_in_one_thread_that_begins_with_the_first(make: Make) -> None:
     where: list[threading.Thread] = []
     plugins = make(implement("ld_deploy_started", lambda _: where.append(threading.current_thread())))
     for hook in set(HOOKS) - {"ld_deploy_started"}:
@@ -953,7 +988,9 @@ def test_after_close_nothing_is_told_and_nothing_logged(make: Make, lines: Lines
     assert gate.told == ["started"]
     assert plugins.add_metadata(RECORD) == {}
     plugins.close()
-    assert lines() == []
+    (line,) = lines()
+    assert line.startswith("Plugin p0: ld_deploy_started did not return")
+    assert "1 later tell(s)" in line
 
 
 def test_after_close_nothing_is_kept(make: Make) -> None:
@@ -1001,8 +1038,8 @@ def test_close_waits_a_moment_for_the_line_that_is_being_written(seconds: float,
 
 def test_a_call_that_fails_outside_of_every_plugin_stops_no_later_one(lines: Lines) -> None:
     tells, done = Tells(), threading.Event()
-    tells.tell(raising(Own(SECRET)))
-    tells.tell(done.set)
+    tells.tell("plugin a", "a", "ld_deploy_started", raising(Own(SECRET)))
+    tells.tell("plugin a", "a", "ld_deploy_started", done.set)
     assert done.wait(5)
     tells.close()
     assert soon(lambda: not tell_threads())
@@ -1047,7 +1084,7 @@ def test_where_no_thread_can_start_tells_are_skipped_and_said_once(run_python: A
         + "print(plugins.flush(60), gone() is None)\n"
     )
     assert done.stdout == "True True\n"
-    assert done.stderr.startswith("No thread could be started to tell plugins what happens")
+    assert done.stderr.startswith("No thread could be started to tell plugin plugin what happens")
     assert len(done.stderr.splitlines()) == 1
 
 
@@ -1059,7 +1096,8 @@ def test_a_plugin_that_sleeps_does_not_hold_the_process_up(run_python: Any) -> N
         + "plugins.started(RECORD)\nplugins.started(RECORD)\n"
         + "print(plugins.flush(0.1))\nplugins.close()\n"
     )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "False\n", "")
+    assert (done.returncode, done.stdout) == (0, "False\n")
+    assert done.stderr.count("Plugin plugin: ld_deploy_started did not return") == 1
     assert time.monotonic() - begun < 10
 
 
@@ -1077,7 +1115,8 @@ def test_a_forked_child_has_a_thread_of_its_own_and_none_of_the_parents_tells(ru
             def body():
                 if os.getpid() == parent:
                     reached.set()
-                    with plugins._tells._speaking, plugins._tells._starting:
+                    (listener,) = plugins._tells._listeners.values()
+                    with plugins._tells._speaking, listener._starting:
                         go.wait(10)
                 os.write(1, b"parent\\n" if os.getpid() == parent else b"child\\n")
                 raise ValueError

@@ -340,6 +340,21 @@ def test_a_miss_shows_what_was_recorded(events: RecordedEvents) -> None:
     assert repr(events) == "<deployment events: none>"
 
 
+def test_a_miss_names_a_plugin_that_hangs(events: RecordedEvents, plugin: Callable[..., None]) -> None:
+    def ld_deploy_finished(deployment: Any) -> None:
+        go.wait(30)
+
+    go = threading.Event()
+    plugin(ld_deploy_finished)
+    try:
+        with deployment("billing"):
+            pass
+    finally:
+        go.set()
+    line = missed(events, "custom")[-1]
+    assert line.startswith("  Plugin plugin_of_a_test: ld_deploy_finished did not return")
+
+
 def test_a_mistake_in_the_question_is_one(events: RecordedEvents) -> None:
     with pytest.raises(
         ValueError, match="no event is of type 'finnished'; there are started, finished, failed, custom"

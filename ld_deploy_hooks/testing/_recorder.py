@@ -205,7 +205,7 @@ class _Reporter:
     def _record(self, event: DeploymentEvent, tell: Callable[[], None]) -> Future[Any]:
         if self._tape.record(event):
             tell()
-            self.plugins.flush(_TOLD)
+            self.plugins.flush(_TOLD, say=True)
         return _done(True)
 
 
