@@ -578,7 +578,7 @@ def test_what_is_typed_reaches_the_command_once(
     running = terminal.run(sys.executable, "-c", LISTENS).until_ready()
     terminal.type(key)
     until(lambda: name in running.so_far())
-    # What came before this one has been handled when this one is forwarded.
+    # What came before this one is handled by the time that the command has ended of it.
     ended = running.send(signal.SIGUSR2).ends()
     assert (ended.status, ended.stdout) == (0, f"{name}\nSIGUSR2\n")
     assert told(server.events) == {"v1": ["started", "finished"]}

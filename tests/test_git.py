@@ -94,6 +94,22 @@ def test_of_several_tags_the_annotated_one_is_the_version(repository: Path) -> N
     assert (git.ld_deploy_provide_defaults(resolve()) or {})["version"] == "v1.2.3"
 
 
+@pytest.mark.parametrize(
+    ("tags", "version"),
+    [(["web/v1"], None), (["v1+build"], None), (["v1", "web/v2"], "v1"), (["a1", "v1", "web/v2"], "v1")],
+    ids=str,
+)
+def test_a_tag_that_launchdarkly_refuses_is_no_version(
+    repository: Path, tags: list[str], version: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number, tag in enumerate(tags):
+        # Git's own choice among all of them is the last one.
+        monkeypatch.setenv("GIT_COMMITTER_DATE", f"{2000 + number}-01-01T00:00:00Z")
+        _git(repository, "tag", "--annotate", "--message=release", tag)
+    expected = version or _git(repository, "rev-parse", "HEAD")
+    assert (git.ld_deploy_provide_defaults(resolve()) or {})["version"] == expected
+
+
 def test_a_tag_on_another_commit_is_no_version(repository: Path) -> None:
     _git(repository, "tag", "v1.2.3")
     _git(repository, "commit", "--quiet", "--allow-empty", "--message=second")

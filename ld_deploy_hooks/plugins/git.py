@@ -1,8 +1,8 @@
 """Built-in plugin ``git``: what the repository that a deploy is started from says of it.
 
-As defaults: the tag on the commit as version, else the commit's SHA; the remote's name as application. As metadata:
-``commit``, ``branch``, ``dirty``. Outside a repository, or without git, it says nothing. ``LD_DEPLOY_PLUGINS=no:git``
-switches it off.
+As defaults: the tag on the commit as version if LaunchDarkly takes it, else the commit's SHA; the remote's name as
+application. As metadata: ``commit``, ``branch``, ``dirty``. Outside a repository, or without git, it says nothing.
+``LD_DEPLOY_PLUGINS=no:git`` switches it off.
 
 Nobody waits for git who did not ask for it: where version and application are given, it is asked in a thread, and what
 it says travels with the end of the deployment. Where they are not, one process or two are waited for.
@@ -23,6 +23,8 @@ from ld_deploy_hooks.plugins._address import repository_name
 
 __all__ = ["ld_deploy_add_metadata", "ld_deploy_modify_event", "ld_deploy_provide_defaults", "ld_deploy_started"]
 
+# What LaunchDarkly takes as a version; a tag that had to be changed for it would match no pull request.
+_LEGAL = re.compile(r"[A-Za-z0-9._-]+")
 # Seconds for one question: a repository on a network disk may take long.
 _PATIENCE = 2.0
 # Seconds that a start or an end waits for what is under way already, in a repository of an ordinary size done by then.
@@ -46,13 +48,15 @@ class _Repository:
         return {**self._commit, **self._changes} if self._commit else {}
 
     def version(self) -> str | None:
-        """Return the tag on the commit, else the commit; the rest of the metadata is asked for meanwhile."""
+        """Return a legal tag on the commit, else the commit; the rest of the metadata is asked for meanwhile."""
         self.begin(self._ask_for_changes)
         self._ask_for_commit()
-        if len(self._tags) > 1:
+        tags = [tag for tag in self._tags if _LEGAL.fullmatch(tag)]
+        if len(tags) > 1:
             # Git's own choice: an annotated tag before any other, the newest first.
-            return self._ask("describe", "--tags", "--exact-match", "HEAD") or self._tags[0]
-        return self._tags[0] if self._tags else self._commit.get("commit")
+            among = [f"--match={tag}" for tag in tags]
+            return self._ask("describe", "--tags", "--exact-match", *among, "HEAD") or tags[0]
+        return tags[0] if tags else self._commit.get("commit")
 
     def application(self) -> str | None:
         """Return the name in the remote's address."""
