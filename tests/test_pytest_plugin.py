@@ -351,6 +351,61 @@ def test_the_fixture_records(session: Session) -> None:
     assert "_recorder.py" not in shown
 
 
+def test_the_fixture_records_from_the_first_fixture_to_the_last(session: Session) -> None:
+    tests = """
+    @pytest.fixture
+    def deployed():
+        with deployment("fx", version="1") as d:
+            yield d
+
+    @pytest.fixture(scope="module")
+    def of_the_module():
+        deploy("of-the-module")
+        with deployment("of-the-module") as d:
+            yield d
+
+    @pytest.fixture
+    def seen():
+        yield (seen := [])
+        assert [event.event_type for event in seen[0]] == ["started", "custom", "finished"]
+
+    def test_a_fixture_before_it(seen, deployed, deployment_events):
+        deployed.custom(x=1)
+        assert deployment_events.one("started").application_key == "fx"
+        seen.append(deployment_events)
+
+    @pytest.mark.usefixtures("deployed")
+    class TestUsed:
+        def test_used(self, deployment_events):
+            deployment_events.one("started")
+
+    def test_asked_for_in_the_middle(deployed, request):
+        events = request.getfixturevalue("deployment_events")
+        assert events == []
+        deploy()
+        events.one("finished")
+
+    @pytest.mark.parametrize("time", [1, 2])
+    def test_a_wider_one_is_of_no_test(of_the_module, deployment_events, time):
+        assert current_deployment() is of_the_module
+        assert deployment_events == []
+        with pytest.raises(AssertionError, match="fixture of a wider scope"):
+            deployment_events.one("started")
+        deploy()
+        deployment_events.one("finished")
+
+    def test_untold():
+        assert deploy().identity is None
+
+    def test_fails(deployed, deployment_events):
+        raise KeyError
+
+    def test_begins_anew(deployment_events):
+        assert deployment_events == []
+    """
+    assert session.run(tests) == {"failed": 1, "passed": 7}
+
+
 def test_nothing_leaks_from_test_to_test(session: Session) -> None:
     tests = """
     import logging
@@ -666,9 +721,13 @@ def test_with_a_task_file_of_invoke(session: Session) -> None:
         events = [(e.event_type.value, e.application_key, e.version, e.environment_key) for e in deployment_events]
         assert events == [("started", *told), ("finished", *told)]
 
-    def test_dry(deployment_events):
+    def test_dry(deployment_events, monkeypatch):
         Program().run("inv --dry deploy --tag v2", exit=False)
-        with pytest.raises(AssertionError, match="a dry run"):
+        with pytest.raises(AssertionError, match=r"a dry run \\(--dry, or run: dry: of Invoke or Fabric\\)"):
+            deployment_events.one()
+        monkeypatch.setenv("LD_DEPLOY_DRY_RUN", "1")
+        Program().run("inv --dry deploy --tag v2", exit=False)
+        with pytest.raises(AssertionError, match=r"a dry run \\(LD_DEPLOY_DRY_RUN\\)"):
             deployment_events.one()
 
     def test_untold():
