@@ -65,7 +65,7 @@ def _hold(config: pytest.Config) -> None:
     if config.stash.get(_holds, False):
         return
     config.stash[_holds] = True
-    from ld_deploy_hooks._testrun import OFF, VARIABLE, held, hold_process, is_held
+    from ld_deploy_hooks._testrun import OFF, VARIABLE, held, hold_process, is_held, is_pytests_own
 
     # For children. The switches of whoever started pytest would hide from the fixtures what a deploy tells.
     inherited = dict.fromkeys(("LD_DEPLOY_DISABLED", "LD_DEPLOY_DRY_RUN", "LD_DEPLOY_PARENT"))
@@ -76,18 +76,12 @@ def _hold(config: pytest.Config) -> None:
         until_the_end.enter_context(held())
     else:
         let_go = hold_process()
-        if _is_pytests_own(config):
+        # Such a process, or a worker of pytest-xdist's, ends with this session.
+        if is_pytests_own() or hasattr(config, "workerinput"):
             _set(environment)
             return
         until_the_end.callback(let_go)
     until_the_end.enter_context(_environment(environment))
-
-
-def _is_pytests_own(config: pytest.Config) -> bool:
-    """Whether this process ends with this session: ``pytest``, ``python -m pytest``, a worker of pytest-xdist."""
-    program = Path(sys.argv[0])
-    started_as = program.parent if program.name == "__main__.py" else program
-    return started_as.name.removesuffix(".exe") in ("pytest", "py.test") or hasattr(config, "workerinput")
 
 
 @contextmanager
