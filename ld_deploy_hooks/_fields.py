@@ -101,7 +101,8 @@ class Fields:
             before = resolve(host=host, recording=recording)
             if surroundings.dry:
                 # Nobody is asked: a callable's own commands would be echoed on stdout.
-                return dataclasses.replace(before, dry_run=True), {}, {}
+                dry_by = before.sources["dry_run"] if before.dry_run else "--dry, or run: dry: of Invoke or Fabric"
+                return dataclasses.replace(before, dry_run=True, sources={**before.sources, "dry_run": dry_by}), {}, {}
             if before.silent:
                 _say(before)
                 return before, {}, {}

@@ -19,6 +19,7 @@ from ld_deploy_hooks import _deployhooks, hookspecs
 from ld_deploy_hooks._clock import monotonic
 from ld_deploy_hooks._entry_points import may_be_installed
 from ld_deploy_hooks._errors import DropEvent
+from ld_deploy_hooks._own import own
 from ld_deploy_hooks._plugin_faults import (
     HOOKS,
     NonsenseError,
@@ -263,7 +264,7 @@ class Plugins:
     ) -> T | None:
         begun = monotonic()
         try:
-            answer = self._call(implementation, arguments)
+            answer = self._call(implementation, own(arguments))
             return None if answer is None else read(answer)
         except passed_on:
             raise
@@ -325,7 +326,7 @@ class Plugins:
             name = implementation.plugin_name
             # Ours are quick, and share a thread: even the start of one is felt by the deploy.
             listener = "the built-in plugins" if self._origins[name] == _BUILT_IN else f"plugin {name}"
-            self._tells.tell(listener, name, hook, partial(self._tell_one, implementation, hook, arguments))
+            self._tells.tell(listener, name, hook, partial(self._tell_one, implementation, hook, own(arguments)))
 
     def _tell_one(self, implementation: pluggy.HookImpl, hook: str, arguments: Mapping[str, object]) -> None:
         try:

@@ -1,15 +1,18 @@
 """Whether this process belongs to a test run: from one nothing is sent, and nobody's outbox is touched.
 
-Told by the environment, which children inherit; and in this process by more than that, for tests clear the environment.
+Told by the environment, which children inherit; and in this process by more than that, for tests clear the environment,
+and leave threads behind.
 """
 
 from __future__ import annotations
 
 import atexit
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Protocol
 
 __all__ = [
@@ -21,6 +24,7 @@ __all__ = [
     "held",
     "hold_process",
     "is_held",
+    "is_pytests_own",
     "reason_to_hold",
 ]
 
@@ -29,8 +33,8 @@ VARIABLE = "LD_DEPLOY_PYTEST"
 OFF = "off"
 LOOPBACK = "loopback"
 
-# pytest sets the first from version 8.2 on, the second while a test runs.
-_MARKS = ("PYTEST_VERSION", "PYTEST_CURRENT_TEST", VARIABLE)
+# pytest sets the first from version 8.2 on, the second while a test runs; a worker of pytest-xdist keeps the third.
+_MARKS = ("PYTEST_VERSION", "PYTEST_CURRENT_TEST", "PYTEST_XDIST_WORKER", VARIABLE)
 _PYTEST = "pytest is running"
 
 
@@ -115,8 +119,21 @@ def reason_to_hold(environ: Mapping[str, str] | None) -> str | None:
     hold = _hold_here() if environ is None else None
     if hold is not None:
         return hold.why
-    environ = os.environ if environ is None else environ
-    return _PYTEST if any(environ.get(mark) for mark in _MARKS) else None
+    if environ is None:
+        # Where tests have left a thread or an exit handler, pytest's marks may be gone by the time that it deploys.
+        return _PYTEST if is_pytests_own() or _is_marked(os.environ) else None
+    return _PYTEST if _is_marked(environ) else None
+
+
+def is_pytests_own() -> bool:
+    """Whether this process was started as ``pytest`` or ``python -m pytest``: it is over when the tests are."""
+    program = Path(sys.argv[0]) if getattr(sys, "argv", None) else Path()
+    started_as = program.parent if program.name == "__main__.py" else program
+    return started_as.name.removesuffix(".exe") in ("pytest", "py.test")
+
+
+def _is_marked(environ: Mapping[str, str]) -> bool:
+    return any(environ.get(mark) for mark in _MARKS)
 
 
 def current_recording() -> Recording | None:

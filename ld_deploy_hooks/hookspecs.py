@@ -19,7 +19,8 @@ that raises, exits or returns nonsense stops neither another plugin, nor the eve
 names it. At the end of the process, tells are waited for no longer than ``flush_timeout``; a line names what hangs.
 
 An implementation names the arguments that it wants, all of them or some, none with a default. Wrappers and
-``async def`` are refused. Records are frozen; new attributes may come, none goes.
+``async def`` are refused. Records are frozen, their metadata and exceptions are copies: what a plugin does to them
+reaches nobody. New attributes may come, none goes.
 """
 
 from __future__ import annotations
@@ -198,8 +199,8 @@ def ld_deploy_failed(deployment: DeploymentRecord, error: BaseException | None) 
     Args:
         deployment: as it was at its end, with ``reason``, ``detail`` and ``error_type``. ``ended_at`` in Unix
             milliseconds; for a killed one the time at which it was last known alive.
-        error: what left the deployment, or None: killed, marked as failed, hosts pending. Its text, arguments and
-            attributes may hold commands, output and the whole environment: tell nobody more than its type.
+        error: a copy of what left the deployment, or None: killed, marked as failed, hosts pending. Its text, arguments
+            and attributes may hold commands, output and the whole environment: tell nobody more than its type.
 
     Returns:
         Nothing. An exception in it: a line. A slow one delays nothing but later tells of its plugin::

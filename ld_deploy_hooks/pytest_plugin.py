@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Generator, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +34,8 @@ _ENDING = 1.0
 _holds = pytest.StashKey[bool]()
 # Deployments that a fixture of a wider scope than a function has opened: they outlive a test.
 _wider: pytest.StashKey[set[Run]] = pytest.StashKey()
+# Of a test that asks for deployment_events: its events, and what ends their recording.
+_recorded: pytest.StashKey[tuple[RecordedEvents, ExitStack]] = pytest.StashKey()
 
 
 # -- nothing is sent --------------------------------------------------------------------------------------------------
@@ -63,7 +65,7 @@ def _hold(config: pytest.Config) -> None:
     if config.stash.get(_holds, False):
         return
     config.stash[_holds] = True
-    from ld_deploy_hooks._testrun import OFF, VARIABLE, held, hold_process, is_held
+    from ld_deploy_hooks._testrun import OFF, VARIABLE, held, hold_process, is_held, is_pytests_own
 
     # For children. The switches of whoever started pytest would hide from the fixtures what a deploy tells.
     inherited = dict.fromkeys(("LD_DEPLOY_DISABLED", "LD_DEPLOY_DRY_RUN", "LD_DEPLOY_PARENT"))
@@ -74,18 +76,12 @@ def _hold(config: pytest.Config) -> None:
         until_the_end.enter_context(held())
     else:
         let_go = hold_process()
-        if _is_pytests_own(config):
+        # Such a process, or a worker of pytest-xdist's, ends with this session.
+        if is_pytests_own() or hasattr(config, "workerinput"):
             _set(environment)
             return
         until_the_end.callback(let_go)
     until_the_end.enter_context(_environment(environment))
-
-
-def _is_pytests_own(config: pytest.Config) -> bool:
-    """Whether this process ends with this session: ``pytest``, ``python -m pytest``, a worker of pytest-xdist."""
-    program = Path(sys.argv[0])
-    started_as = program.parent if program.name == "__main__.py" else program
-    return started_as.name.removesuffix(".exe") in ("pytest", "py.test") or hasattr(config, "workerinput")
 
 
 @contextmanager
@@ -139,12 +135,15 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, Any]:
 def pytest_fixture_setup(
     fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest
 ) -> Generator[None, Any, Any]:
-    """Notice what fixtures of a wider scope open."""
+    """Notice what fixtures of a wider scope open; that is not of the test that happens to be the first."""
     if fixturedef.scope == "function":
         return (yield)
+    from ld_deploy_hooks._testrun import current_recording, held
+
     before = _open_runs()
     try:
-        return (yield)
+        with nullcontext() if current_recording() is None else held():
+            return (yield)
     finally:
         wider = request.config.stash.setdefault(_wider, set())
         wider &= _open_runs()
@@ -158,14 +157,38 @@ def _is_marked(request: pytest.FixtureRequest) -> bool:
     return request.node.get_closest_marker(_MARKER) is not None
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Refuse the marker where there is nothing to send to."""
-    if item.get_closest_marker(_MARKER) is not None and "fake_launchdarkly" not in getattr(item, "fixturenames", ()):
+    """Record from the first fixture on, and refuse the marker where there is nothing to send to."""
+    names = getattr(item, "fixturenames", ())
+    marked = item.get_closest_marker(_MARKER) is not None
+    if marked and "fake_launchdarkly" not in names:
         pytest.fail(
             f"@pytest.mark.{_MARKER} needs the fixture fake_launchdarkly, which the deployments of this test are then "
             "told to: add it to the test's arguments, or by @pytest.mark.usefixtures('fake_launchdarkly').",
             pytrace=False,
         )
+    if "deployment_events" in names and not marked:
+        recording = ExitStack()
+        item.stash[_recorded] = (recording.enter_context(_recording(item.config)), recording)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, Any, Any]:
+    """Record until the last fixture has ended."""
+    try:
+        return (yield)
+    finally:
+        if _recorded in item.stash:
+            item.stash[_recorded][1].close()
+            del item.stash[_recorded]
+
+
+def _recording(config: pytest.Config) -> AbstractContextManager[RecordedEvents]:
+    from ld_deploy_hooks.testing._recorder import recording
+
+    wider = config.stash.setdefault(_wider, set())
+    return recording(wider)
 
 
 @pytest.fixture
@@ -174,7 +197,7 @@ def deployment_events(request: pytest.FixtureRequest) -> Iterator[RecordedEvents
 
     ``.started``, ``.finished``, ``.failed`` and ``.custom`` are lists, ``.one("failed")`` is the only one of its type,
     and tells what was seen instead. What is required and nobody has set is ``test-project``, ``test-environment``,
-    ``test-application`` and ``test-version``.
+    ``test-application`` and ``test-version``. Those that the test's other fixtures make are among them.
     """
     if _is_marked(request):
         pytest.fail(
@@ -182,9 +205,11 @@ def deployment_events(request: pytest.FixtureRequest) -> Iterator[RecordedEvents
             "for its events, or take the marker away.",
             pytrace=False,
         )
-    from ld_deploy_hooks.testing import record_deployments
-
-    with record_deployments() as events:
+    if _recorded in request.node.stash:
+        yield request.node.stash[_recorded][0]
+        return
+    # Asked for in the middle, by getfixturevalue().
+    with _recording(request.config) as events:
         yield events
 
 

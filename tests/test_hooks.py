@@ -6,7 +6,9 @@ import json
 import sqlite3
 import textwrap
 import time
+import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -163,11 +165,14 @@ def test_ld_deploy_finished_has_both_times(told: Told, register: Register) -> No
     assert (record.started_at, record.ended_at) == (d.started_at, d.ended_at)
 
 
-def test_ld_deploy_failed_has_what_left_the_deployment(told: Told, register: Register) -> None:
+def test_ld_deploy_failed_has_what_left_the_deployment_and_leaves_it_alone(told: Told, register: Register) -> None:
     seen: list[Any] = []
 
     def ld_deploy_failed(deployment: DeploymentRecord, error: BaseException | None) -> None:
-        seen.append((deployment.reason, deployment.detail, deployment.error_type, error))
+        seen.append((deployment.reason, deployment.detail, deployment.error_type, repr(error)))
+        if error is not None:
+            with suppress(ValueError):
+                raise error from KeyError()
 
     register(ld_deploy_failed)
     error = ValueError("sesame")
@@ -176,7 +181,9 @@ def test_ld_deploy_failed_has_what_left_the_deployment(told: Told, register: Reg
     with deployment("billing") as d:
         d.mark_cancelled("the manager says no")
     told.events()
-    assert seen == [("error", None, "ValueError", error), ("cancelled", "the manager says no", None, None)]
+    assert seen == [("error", None, "ValueError", repr(error)), ("cancelled", "the manager says no", None, "None")]
+    assert "ld_deploy_failed" not in {step.name for step in traceback.extract_tb(error.__traceback__)}
+    assert (error.__cause__, error.__context__) == (None, None)
 
 
 def test_ld_deploy_custom_has_the_deploy_s_own_words_as_json(told: Told, register: Register) -> None:

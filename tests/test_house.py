@@ -40,6 +40,7 @@ FLOORS = {
     "_waiting": 0.5,
     "_flights": 1,
     "_outcome": 1,
+    "_own": 1,
     "_settings": 1,
     "_tells": 1,
     "hookspecs": 1,

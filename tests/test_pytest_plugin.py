@@ -49,7 +49,7 @@ def deploy_in_a_thread():
 
 def deploy_in_a_cleared_environment():
     kept = {name: value for name, value in os.environ.items() if name.startswith(("LD_", "XDG_"))}
-    del kept["LD_DEPLOY_PYTEST"]
+    kept.pop("LD_DEPLOY_PYTEST", None)
     with mock.patch.dict(os.environ, {**kept, "LD_DEPLOY_DISABLED": "0"}, clear=True):
         deploy()
 
@@ -181,9 +181,8 @@ def test_nothing_is_sent_from_anywhere(session: Session, asked: Mapping[str, str
 
 
 def test_nothing_is_sent_without_the_plugin_either(session: Session) -> None:
-    tests = EVERYWHERE.replace(", deploy_in_a_cleared_environment]", "]")
     options = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "LD_DEPLOY_DISABLED": "0"}
-    assert session.run(tests, plugin=(), **options) == {"passed": 4}
+    assert session.run(EVERYWHERE, plugin=(), **options) == {"passed": 5}
 
 
 def test_a_conftest_may_name_the_plugin(session: Session) -> None:
@@ -228,12 +227,19 @@ def test_leaves_something_behind(request):
 """
 
 
+@pytest.mark.parametrize("plugin", [PLUGIN, ()], ids=["with the plugin", "without"])
 @pytest.mark.parametrize("options", [(), ("-p", "xdist", "-n", "1")], ids=["alone", "xdist"])
-def test_what_tests_leave_behind_sends_nothing_when_they_are_over(session: Session, options: tuple[str, ...]) -> None:
+def test_what_tests_leave_behind_sends_nothing_when_they_are_over(
+    session: Session, options: tuple[str, ...], plugin: tuple[str, ...]
+) -> None:
     if options:
         pytest.importorskip("xdist")
-    left = LEFT.format("deploy, deploy_in_a_child, deploy_in_a_cleared_environment")
-    assert session.run(left, *options, LD_DEPLOY_DISABLED="0") == {"passed": 1}
+    ways = ["deploy", "deploy_in_a_cleared_environment", "deploy_in_a_child"]
+    if not plugin:  # a child's environment has nothing of pytest's any more, and a worker has nothing else
+        ways = ways[: 1 if options else 2]
+    left = LEFT.format(", ".join(ways))
+    env = {"LD_DEPLOY_DISABLED": "0"} | ({} if plugin else {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"})
+    assert session.run(left, *options, plugin=plugin, **env) == {"passed": 1}
     assert options or ("deployed late" in session.output and "deployed at exit" in session.output)
 
 
@@ -285,7 +291,9 @@ def test_a_session_within_a_test_ends_alone(session: Session) -> None:
     assert session.run(f"{names}\n{textwrap.dedent(tests)}") == {"passed": 3}
 
 
-def test_what_deploys_after_its_tests_is_told(session: Session) -> None:
+@pytest.mark.parametrize("plugin", [PLUGIN, ()], ids=["with the plugin", "without"])
+def test_what_deploys_after_its_tests_is_told(session: Session, plugin: tuple[str, ...]) -> None:
+    options = ", ".join(map(repr, plugin))
     session.write("test_it.py", "from deploy import deploy\ndef test_it():\n    deploy('untold')\n")
     session.write(
         "release.py",
@@ -296,13 +304,13 @@ def test_what_deploys_after_its_tests_is_told(session: Session) -> None:
 
         before = dict(os.environ)
         for _ in range(2):
-            assert pytest.main(["-q", "-p", "no:cacheprovider", {", ".join(map(repr, PLUGIN))}, "test_it.py"]) == 0
-        assert pytest.main(["--no-such-option", {", ".join(map(repr, PLUGIN))}]) == 4
+            assert pytest.main(["-q", "-p", "no:cacheprovider", "test_it.py", {options}]) == 0
+        assert pytest.main(["--no-such-option", {options}]) == 4
         assert dict(os.environ) == before
         deploy()
         """,
     )
-    session.env["LD_DEPLOY_DISABLED"] = "0"
+    session.env |= {"LD_DEPLOY_DISABLED": "0", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     done = session.python(Path("release.py"))
     assert done.returncode == 0, done.stdout + done.stderr
     assert {event["applicationKey"] for event in session.service.events} == {"billing"}
@@ -349,6 +357,61 @@ def test_the_fixture_records(session: Session) -> None:
     assert "E         custom billing a90a8a2 to production" in shown
     assert ">       deployment_events.one(" in shown
     assert "_recorder.py" not in shown
+
+
+def test_the_fixture_records_from_the_first_fixture_to_the_last(session: Session) -> None:
+    tests = """
+    @pytest.fixture
+    def deployed():
+        with deployment("fx", version="1") as d:
+            yield d
+
+    @pytest.fixture(scope="module")
+    def of_the_module():
+        deploy("of-the-module")
+        with deployment("of-the-module") as d:
+            yield d
+
+    @pytest.fixture
+    def seen():
+        yield (seen := [])
+        assert [event.event_type for event in seen[0]] == ["started", "custom", "finished"]
+
+    def test_a_fixture_before_it(seen, deployed, deployment_events):
+        deployed.custom(x=1)
+        assert deployment_events.one("started").application_key == "fx"
+        seen.append(deployment_events)
+
+    @pytest.mark.usefixtures("deployed")
+    class TestUsed:
+        def test_used(self, deployment_events):
+            deployment_events.one("started")
+
+    def test_asked_for_in_the_middle(deployed, request):
+        events = request.getfixturevalue("deployment_events")
+        assert events == []
+        deploy()
+        events.one("finished")
+
+    @pytest.mark.parametrize("time", [1, 2])
+    def test_a_wider_one_is_of_no_test(of_the_module, deployment_events, time):
+        assert current_deployment() is of_the_module
+        assert deployment_events == []
+        with pytest.raises(AssertionError, match="fixture of a wider scope"):
+            deployment_events.one("started")
+        deploy()
+        deployment_events.one("finished")
+
+    def test_untold():
+        assert deploy().identity is None
+
+    def test_fails(deployed, deployment_events):
+        raise KeyError
+
+    def test_begins_anew(deployment_events):
+        assert deployment_events == []
+    """
+    assert session.run(tests) == {"failed": 1, "passed": 7}
 
 
 def test_nothing_leaks_from_test_to_test(session: Session) -> None:
@@ -666,9 +729,13 @@ def test_with_a_task_file_of_invoke(session: Session) -> None:
         events = [(e.event_type.value, e.application_key, e.version, e.environment_key) for e in deployment_events]
         assert events == [("started", *told), ("finished", *told)]
 
-    def test_dry(deployment_events):
+    def test_dry(deployment_events, monkeypatch):
         Program().run("inv --dry deploy --tag v2", exit=False)
-        with pytest.raises(AssertionError, match="a dry run"):
+        with pytest.raises(AssertionError, match=r"a dry run \\(--dry, or run: dry: of Invoke or Fabric\\)"):
+            deployment_events.one()
+        monkeypatch.setenv("LD_DEPLOY_DRY_RUN", "1")
+        Program().run("inv --dry deploy --tag v2", exit=False)
+        with pytest.raises(AssertionError, match=r"a dry run \\(LD_DEPLOY_DRY_RUN\\)"):
             deployment_events.one()
 
     def test_untold():

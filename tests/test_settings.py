@@ -314,7 +314,7 @@ def test_disabled_and_dry_run_are_silent(
 # -- tests send nothing -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("mark", ["PYTEST_VERSION", "PYTEST_CURRENT_TEST", "LD_DEPLOY_PYTEST"])
+@pytest.mark.parametrize("mark", ["PYTEST_VERSION", "PYTEST_CURRENT_TEST", "PYTEST_XDIST_WORKER", "LD_DEPLOY_PYTEST"])
 @pytest.mark.parametrize("asked", [{}, {"LD_DEPLOY_DISABLED": "0"}, {"LD_DEPLOY_DISABLED": "perhaps"}])
 def test_a_test_run_is_disabled(settle: Callable[..., Settings], mark: str, asked: Mapping[str, str]) -> None:
     settings = settle({"disabled": False}, environ={**FULL, **asked, mark: "x"}, host={"disabled": False})

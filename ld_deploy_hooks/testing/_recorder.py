@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from ld_deploy_hooks._testrun import held
 
 if TYPE_CHECKING:
     from ld_deploy_hooks._plugins import Plugins
+    from ld_deploy_hooks._run import Run
     from ld_deploy_hooks._settings import Settings
 
 __all__ = ["RecordedEvents", "record_deployments"]
@@ -98,8 +99,9 @@ class RecordedEvents(list[DeploymentEvent]):
             line for title, lines in parts.items() if lines for line in (f"{title}:", *(f"  {one}" for one in lines))
         ]
         return "\n".join(story) or (
-            "No deployment was started in this process. Those of a child process are not recorded: they can be told to "
-            "a FakeLaunchDarkly."
+            "No deployment was started in this process while it was recorded. What was open before, or was started by "
+            "a fixture of a wider scope than the test's, is not recorded; nor are deployments of a child process: they "
+            "can be told to a FakeLaunchDarkly."
         )
 
 
@@ -223,6 +225,13 @@ def record_deployments() -> Iterator[RecordedEvents]:
     recorded, those of a child process are not. Of two blocks in each other the inner one records. A deployment that is
     still open at the end of the block is forgotten.
     """
+    with recording(set()) as events:
+        yield events
+
+
+@contextmanager
+def recording(kept: Set[Run]) -> Iterator[RecordedEvents]:
+    """Record as :func:`record_deployments` does, and do not forget at the end what is among ``kept`` by then."""
     from ld_deploy_hooks._reporter import close_plugins_of
     from ld_deploy_hooks._run import runs
 
@@ -238,6 +247,6 @@ def record_deployments() -> Iterator[RecordedEvents]:
     finally:
         listeners.remove(hear)
         tape.close()
-        runs.forget(before)
+        runs.forget(before | kept)
         close_plugins_of(tape)
         forget_said()
