@@ -128,7 +128,8 @@ leave(3)
     deploys.next_run()
     facts = {version: [kind for kind in kinds if kind != "custom"] for version, kinds in told(server.events).items()}
     assert facts == {f"{who}{number}": ["started", "finished"] for who in ("v", "child") for number in range(30)}
-    assert repeats(server.events) == 0
+    # A child that leaves like this may have sent its start and not noted that.
+    assert repeats([event for event in server.events if event["version"].startswith("v")]) == 0
 
 
 def test_a_child_that_lives_on_does_not_keep_its_dead_parent_alive(deploys: Deploys, server: FaultServer) -> None:

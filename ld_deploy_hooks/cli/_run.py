@@ -61,19 +61,24 @@ def _run(arguments: argparse.Namespace) -> int:
     from ld_deploy_hooks._reporter import end_all
     from ld_deploy_hooks._run import runs
 
-    child = Child()
-    with child.signals(), deployment(**fields_of(arguments)) as told:
-        try:
-            code = child.run(path, command, {**inherited_environment(), **_exported(told)})
-        except NotStartedError as error:
-            say_once(f"ld-deploy: the command was not run: {error}.")
-            code = error.status
-        verdict = _verdict(code, child.received)
-        if verdict.failed:
-            told._run.mark(verdict)
-    # The command's signals are ours again, and the end may not be on disk yet.
-    runs.watch()
-    end_all()
+    child, code = Child(), None
+    try:
+        with child.signals(), deployment(**fields_of(arguments)) as told:
+            try:
+                code = child.run(path, command, {**inherited_environment(), **_exported(told)})
+            except NotStartedError as error:
+                say_once(f"ld-deploy: the command was not run: {error}.")
+                code = error.status
+            verdict = _verdict(code, child.received)
+            if verdict.failed:
+                told._run.mark(verdict)
+        # The command's signals are ours again, and the end may not be on disk yet.
+        runs.watch()
+        end_all()
+    except KeyboardInterrupt:
+        # Somebody does not want to wait; how the command has ended stays.
+        if code is None:
+            raise
     if code == -signal.SIGINT and signal.SIGINT in child.typed:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGINT)
