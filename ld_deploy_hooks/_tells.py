@@ -18,7 +18,7 @@ __all__ = ["Tells"]
 # Seconds that close() waits for a line that is half written: a handler that hangs must not hang the exit.
 _MID_LINE = 0.5
 # Seconds that close() waits for tells that are about to return, for they would be taken for hanging ones.
-_RETURNING = 0.05
+_RETURNING = 0.1
 
 
 class _Tell(NamedTuple):

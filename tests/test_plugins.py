@@ -912,6 +912,20 @@ def test_who_closes_in_time_hears_of_no_plugin(make: Make, lines: Lines) -> None
     assert lines() == []
 
 
+def test_a_tell_that_returns_as_the_process_ends_is_not_taken_for_one_that_hangs(make: Make, lines: Lines) -> None:
+    def body(_: object) -> None:
+        reached.set()
+        while not plugins._tells.closed:
+            time.sleep(0.001)
+
+    reached = threading.Event()
+    plugins = make(implement("ld_deploy_started", body))
+    plugins.started(RECORD)
+    assert reached.wait(5)
+    plugins.close()
+    assert lines() == []
+
+
 def test_built_in_plugins_share_a_thread(make: Make) -> None:
     plugins = make(builtin=("git", "console"))
     plugins.started(RECORD)
