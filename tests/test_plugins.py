@@ -926,6 +926,17 @@ def test_a_tell_that_returns_as_the_process_ends_is_not_taken_for_one_that_hangs
     assert lines() == []
 
 
+def test_who_hears_of_the_end_alone_has_a_thread_from_the_start_on(make: Make) -> None:
+    ask = implement("ld_deploy_modify_event", lambda _: None)
+    plugins = make(ask, *(implement(hook, lambda *_: None) for hook in TELLS if hook != "ld_deploy_started"))
+    plugins.started(RECORD)
+    threads = tell_threads()
+    assert len(threads) == len(TELLS) - 1
+    plugins.event_delivered(event())
+    assert plugins.flush(5)
+    assert tell_threads() == threads
+
+
 def test_built_in_plugins_share_a_thread(make: Make) -> None:
     plugins = make(builtin=("git", "console"))
     plugins.started(RECORD)
