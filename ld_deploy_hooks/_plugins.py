@@ -9,6 +9,7 @@ import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
@@ -38,6 +39,7 @@ __all__ = ["PluginInfo", "Plugins"]
 
 T = TypeVar("T")
 
+_ASKS = {"ld_deploy_provide_defaults", "ld_deploy_add_metadata", "ld_deploy_modify_event"}
 _BUILT_IN = "built-in"  # the origin of our own
 _SLOW = 0.2  # seconds of an ask after which it is said, for the deploy waits for it
 
@@ -287,6 +289,9 @@ class Plugins:
     def started(self, record: DeploymentRecord) -> None:
         """Tell that a deployment has started."""
         self._tell("ld_deploy_started", deployment=record)
+        # Who hears of the end alone may do so at exit, where no thread can be started any more.
+        for implementation in chain.from_iterable(map(self._manager.implementations, HOOKS.keys() - _ASKS)):
+            self._tells.begin(self._listener(implementation))
 
     def finished(self, record: DeploymentRecord) -> None:
         """Tell that a deployment has ended well."""
@@ -323,10 +328,13 @@ class Plugins:
 
     def _tell(self, hook: str, **arguments: object) -> None:
         for implementation in self._manager.implementations(hook):
-            name = implementation.plugin_name
-            # Ours are quick, and share a thread: even the start of one is felt by the deploy.
-            listener = "the built-in plugins" if self._origins[name] == _BUILT_IN else f"plugin {name}"
-            self._tells.tell(listener, name, hook, partial(self._tell_one, implementation, hook, own(arguments)))
+            call = partial(self._tell_one, implementation, hook, own(arguments))
+            self._tells.tell(self._listener(implementation), implementation.plugin_name, hook, call)
+
+    def _listener(self, implementation: pluggy.HookImpl) -> str:
+        # Ours are quick, and share a thread: even the start of one is felt by the deploy.
+        name = implementation.plugin_name
+        return "the built-in plugins" if self._origins[name] == _BUILT_IN else f"plugin {name}"
 
     def _tell_one(self, implementation: pluggy.HookImpl, hook: str, arguments: Mapping[str, object]) -> None:
         try:

@@ -18,7 +18,7 @@ __all__ = ["Tells"]
 # Seconds that close() waits for a line that is half written: a handler that hangs must not hang the exit.
 _MID_LINE = 0.5
 # Seconds that close() waits for tells that are about to return, for they would be taken for hanging ones.
-_RETURNING = 0.05
+_RETURNING = 0.1
 
 
 class _Tell(NamedTuple):
@@ -28,7 +28,7 @@ class _Tell(NamedTuple):
 
 
 class Tells:
-    """Runs calls in daemon threads: those of one listener one after another, in a thread that begins with the first.
+    """Runs calls in daemon threads: those of one listener one after another, in a thread of its own.
 
     Any thread may use it. :meth:`tell` and :meth:`flush` wait for no lock, so a signal handler may use them too. In a
     forked child it begins anew: the calls that the parent had waiting are the parent's.
@@ -62,11 +62,18 @@ class Tells:
             hook: its hook.
             call: calls it.
         """
-        if self.closed:
-            return
-        if listener not in self._listeners:
-            self._listeners.setdefault(listener, _Listener(self, listener))
-        self._listeners[listener].add(_Tell(call, plugin, hook))
+        if not self.closed:
+            self._listener(listener).add(_Tell(call, plugin, hook))
+
+    def begin(self, listener: str) -> None:
+        """Start the thread of a listener now: from Python 3.12 on a process that is about to exit starts none."""
+        if not self.closed:
+            self._listener(listener).begin()
+
+    def _listener(self, name: str) -> _Listener:
+        if name not in self._listeners:
+            self._listeners.setdefault(name, _Listener(self, name))
+        return self._listeners[name]
 
     def flush(self, timeout: float, *, say: bool = False) -> bool:
         """Wait until no call handed over so far is still to be done, at most ``timeout`` seconds.
@@ -134,14 +141,16 @@ class _Listener:
         self._said: _Tell | None = None
 
     def add(self, tell: _Tell) -> None:
-        if self._unable:
-            return
-        self._undone.append(tell)
-        self.wake()
+        if not self._unable:
+            self._undone.append(tell)
+            self.wake()
+            self.begin()
+
+    def begin(self) -> None:
         # Whoever holds the lock is starting the thread, which will find the call. It may be a frame below this one.
         if self._starting.acquire(blocking=False):
             try:
-                if self.thread is None:
+                if self.thread is None and not self._unable:
                     self._start()
             finally:
                 self._starting.release()

@@ -912,6 +912,31 @@ def test_who_closes_in_time_hears_of_no_plugin(make: Make, lines: Lines) -> None
     assert lines() == []
 
 
+def test_a_tell_that_returns_as_the_process_ends_is_not_taken_for_one_that_hangs(make: Make, lines: Lines) -> None:
+    def body(_: object) -> None:
+        reached.set()
+        while not plugins._tells.closed:
+            time.sleep(0.001)
+
+    reached = threading.Event()
+    plugins = make(implement("ld_deploy_started", body))
+    plugins.started(RECORD)
+    assert reached.wait(5)
+    plugins.close()
+    assert lines() == []
+
+
+def test_who_hears_of_the_end_alone_has_a_thread_from_the_start_on(make: Make) -> None:
+    ask = implement("ld_deploy_modify_event", lambda _: None)
+    plugins = make(ask, *(implement(hook, lambda *_: None) for hook in TELLS if hook != "ld_deploy_started"))
+    plugins.started(RECORD)
+    threads = tell_threads()
+    assert len(threads) == len(TELLS) - 1
+    plugins.event_delivered(event())
+    assert plugins.flush(5)
+    assert tell_threads() == threads
+
+
 def test_built_in_plugins_share_a_thread(make: Make) -> None:
     plugins = make(builtin=("git", "console"))
     plugins.started(RECORD)
