@@ -110,7 +110,7 @@ class Child:
             signal.signal(number, signal.SIG_DFL)
         forwarded = signal.valid_signals().difference(_numbers(_NOT_FORWARDED))
         # SIGPIPE and SIGXFSZ are ignored, by Python: the command has them as ever, what we write is none of its matter.
-        before = {number: signal.getsignal(number) for number in forwarded}
+        before = {number: signal.getsignal(number) for number in sorted(forwarded)}
         replaced = {number: old for number, old in before.items() if old is not None and old is not signal.SIG_IGN}
         for number in replaced:
             signal.signal(number, self._forward)
