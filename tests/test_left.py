@@ -227,7 +227,7 @@ def test_many_services_beside_an_outbox_that_is_held_hold_no_exit_up(deploys: De
         f"""
 import contextlib
 with contextlib.ExitStack() as stack:
-    for number in range(10):
+    for number in range(4):
         os.environ["LD_ACCESS_TOKEN"] = f"api-{{number}}"
         stack.enter_context(deployment(f"app{{number}}", version="v1"))
     ready()
