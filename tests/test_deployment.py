@@ -81,11 +81,15 @@ def test_the_exception_is_let_go(told: Told) -> None:
 
     gc.disable()
     try:
-        kept = deploy()
-        told.events()
-        deadline = time.monotonic() + 5
-        while kept() is not None and time.monotonic() < deadline:
-            time.sleep(0.001)
+        # What other tests have left running may hold one of them; we would hold each.
+        for _ in range(3):
+            kept = deploy()
+            told.events()
+            deadline = time.monotonic() + 2
+            while kept() is not None and time.monotonic() < deadline:
+                time.sleep(0.001)
+            if kept() is None:
+                break
         assert kept() is None
     finally:
         gc.enable()
