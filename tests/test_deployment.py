@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-import threading
 import sys
+import threading
 import time
 from typing import Any
 
