@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+import threading
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -32,21 +32,25 @@ def programs() -> list[Any]:
 
 def _running() -> Any:
     """Return the executor at work, or the program that runs; None in plain Python."""
-    return at_work[-1] if at_work else next(_found_on(sys._getframe()), None) or next(_found_elsewhere(), None)
+    return at_work[-1] if at_work else _found_from(sys._getframe(1)) or _found_elsewhere()
 
 
-def _found_on(frame: FrameType | None) -> Iterator[Any]:
+def _found_from(frame: FrameType | None) -> Any:
     while frame is not None:
         owner = frame.f_locals.get("self") if frame.f_code in _RUNS else None
         if isinstance(getattr(owner, "config", None), DataProxy):
-            yield owner
+            return owner
         frame = frame.f_back
+    return None
 
 
-def _found_elsewhere() -> Iterator[Any]:
-    """Yield who runs in other threads: a task may have started this one."""
-    for frame in sys._current_frames().values():
-        yield from _found_on(frame)
+def _found_elsewhere() -> Any:
+    """Return who runs in another thread: a task may have started this one."""
+    frames = sys._current_frames()
+    # A frame that holds itself holds the deploy's as well, and keeps them from closing what they have until the garbage
+    # collector comes by.
+    del frames[threading.get_ident()]
+    return next(filter(None, map(_found_from, frames.values())), None)
 
 
 def running_config() -> Any:
