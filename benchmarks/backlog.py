@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from fault_server import Exchange, FaultServer, Step, answer
-from kit import environment
+from kit import child
 
 __all__ = ["Flushed", "flushed", "held_back", "loop"]
 
@@ -77,19 +75,7 @@ class Flushed:
 
 
 def _run(source: str, *arguments: str, folder: Path, url: str) -> list[str]:
-    env = environment(folder, url) | {"LD_DEPLOY_OUTBOX": str(folder / "outbox" / "outbox.db")}
-    done = subprocess.run(
-        [sys.executable, "-c", source, *arguments],
-        env=env,
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=500,
-        check=False,
-    )
-    if done.returncode != 0:
-        raise SystemExit(f"a child of the benchmark failed:\n{done.stdout}{done.stderr[-2000:]}")
-    return done.stdout.splitlines()
+    return child(source, *arguments, folder=folder, url=url, LD_DEPLOY_OUTBOX=str(folder / "outbox" / "outbox.db"))
 
 
 def flushed(folder: Path, number: int, *, delay: float, steps: tuple[Step, ...] = ()) -> tuple[Flushed, FaultServer]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fault_server import FaultServer, answer, repeats
-from kit import environment
+from kit import child, environment
 
 __all__ = ["Loaded", "Taken", "at_once", "imports", "own_import", "taken"]
 
@@ -102,19 +102,7 @@ class Taken:
 
 
 def _child(source: str, *arguments: str, folder: Path, url: str) -> Any:
-    env = environment(folder, url) | {"LD_DEPLOY_FLUSH_TIMEOUT": "60"}
-    done = subprocess.run(
-        [sys.executable, "-c", source, *arguments],
-        env=env,
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=180,
-        check=False,
-    )
-    if done.returncode != 0:
-        raise SystemExit(f"a child of the benchmark failed:\n{done.stderr[-2000:]}")
-    return json.loads(done.stdout)
+    return json.loads(child(source, *arguments, folder=folder, url=url, LD_DEPLOY_FLUSH_TIMEOUT="60")[-1])
 
 
 def taken(folder: Path, number: int = 200) -> dict[str, Taken]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
+import sys
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-__all__ = ["ROOT", "environment", "machine", "table"]
+__all__ = ["ROOT", "child", "environment", "machine", "table"]
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -26,6 +28,22 @@ def environment(folder: Path, url: str) -> dict[str, str]:
         "LD_PROJECT": "default",
         "LD_ENVIRONMENT": "production",
     }
+
+
+def child(source: str, *arguments: str, folder: Path, url: str, **more: str) -> list[str]:
+    """Return the lines that a child of this Python prints, which runs ``source`` with ``more`` variables."""
+    done = subprocess.run(
+        [sys.executable, "-c", source, *arguments],
+        env=environment(folder, url) | more,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise SystemExit(f"a child of the benchmark failed:\n{done.stdout}{done.stderr[-2000:]}")
+    return done.stdout.splitlines()
 
 
 def machine() -> str:

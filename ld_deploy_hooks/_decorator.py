@@ -156,7 +156,8 @@ class Around:
         room = host_room()
         name = room.real_host_of(self._args) if room is not None and bound.host is not None else None
         if bound.host is not None and name is not None:
-            bound.entry.deployment._run.host_is_also(bound.host, name)
+            with bound.entry.deployment._run.noting() as outcome:
+                outcome.host_is_also(bound.host, name)
 
     def hand_over(self, coroutine: Coroutine[Any, Any, Any]) -> Coroutine[Any, Any, Any]:
         """Return what awaits ``coroutine`` and then leaves the block, which :meth:`__exit__` leaves alone."""
@@ -180,7 +181,8 @@ class Around:
                 self._bound.failed = failed
                 if failed:
                     # The executor's outcome is the verdict, and it knows nothing of results.
-                    self._entry.deployment._run.mark(Verdict(failed=True, reason="error"))
+                    with self._entry.deployment._run.noting() as outcome:
+                        outcome.mark(Verdict(failed=True, reason="error"))
             elif self._host is not None:
                 self._entry.note_host(self._host, error, failed=failed)
         except BaseException as fault:

@@ -124,8 +124,9 @@ class Entry:
 
     def note_host(self, host: str, error: BaseException | None, *, failed: bool = False) -> None:
         """Note how a call on ``host`` fared: by the exception that left it, or by what its result means."""
-        run = self.deployment._run
-        run.host_went(host, error, failed=failed or _verdict(error).failed)
+        failed = failed or _verdict(error).failed
+        with self.deployment._run.noting() as outcome:
+            outcome.host_went(host, error, failed=failed)
 
     def leave(self, error: BaseException | None, *, failed: bool) -> Future[bool] | None:
         """Leave the block, once; the future is done when the end is durable.

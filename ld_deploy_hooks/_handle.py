@@ -93,15 +93,21 @@ class Deployment:
 
     def mark_failed(self, detail: str) -> None:
         """Let the deployment end as failed, with these words, whatever its outcome; the block goes on."""
-        self._run.mark(Verdict(failed=True, reason="error", detail=_words(detail)))
+        verdict = Verdict(failed=True, reason="error", detail=_words(detail))
+        with self._run.noting() as outcome:
+            outcome.mark(verdict)
 
     def mark_cancelled(self, detail: str) -> None:
         """Let the deployment end as failed because somebody cancelled it; the block goes on."""
-        self._run.mark(Verdict(failed=True, reason="cancelled", detail=_words(detail)))
+        verdict = Verdict(failed=True, reason="cancelled", detail=_words(detail))
+        with self._run.noting() as outcome:
+            outcome.mark(verdict)
 
     def host_succeeded(self, host: str) -> None:
         """Say that the deployment went well on ``host``."""
-        self._run.host_succeeded(_host(host))
+        name = _host(host)
+        with self._run.noting() as outcome:
+            outcome.host_succeeded(name)
 
     def host_failed(self, host: str, error: BaseException | None = None) -> None:
         """Say that the deployment failed on ``host``; whether it failed as a whole, the block's outcome says.
@@ -110,7 +116,9 @@ class Deployment:
             host: as it should be shown.
             error: what happened there; of a deployment that fails without an error of its own, its type's name is told.
         """
-        self._run.host_failed(_host(host), error)
+        name = _host(host)
+        with self._run.noting() as outcome:
+            outcome.host_failed(name, error)
 
     def record_group(self, group_result: Any) -> None:
         """Take over how each host fared from a Fabric ``GroupResult``, or from ``GroupException.result``."""
@@ -124,10 +132,11 @@ class Deployment:
                 "its hosts are not told. Give it a Fabric GroupResult, or the result of a GroupException."
             )
             return
-        for host in named[: len(succeeded)]:
-            self._run.host_succeeded(host)
-        for host, its in zip(named[len(succeeded) :], failed.values(), strict=True):
-            self._run.host_failed(host, its if isinstance(its, BaseException) else None)
+        with self._run.noting() as outcome:
+            for host in named[: len(succeeded)]:
+                outcome.host_succeeded(host)
+            for host, its in zip(named[len(succeeded) :], failed.values(), strict=True):
+                outcome.host_failed(host, its if isinstance(its, BaseException) else None)
 
 
 def _words(detail: object) -> str:

@@ -53,6 +53,10 @@ class Outcome:
         else:
             self._host_succeeded(host)
 
+    def host_is_also(self, host: str, name: str) -> None:
+        """Note another name of ``host``, which the user may call it by."""
+        self.hosts.also(host, name)
+
     def host_succeeded(self, host: str) -> None:
         """Note that the user says that ``host`` went well, at last."""
         host = self.hosts.named(host)

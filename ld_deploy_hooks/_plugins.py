@@ -18,7 +18,7 @@ import pluggy
 
 from ld_deploy_hooks import _deployhooks, hookspecs
 from ld_deploy_hooks._clock import monotonic
-from ld_deploy_hooks._entry_points import may_be_installed
+from ld_deploy_hooks._entry_points import entry_points
 from ld_deploy_hooks._errors import DropEvent
 from ld_deploy_hooks._own import own
 from ld_deploy_hooks._plugin_faults import (
@@ -128,7 +128,9 @@ class Plugins:
         for name in reversed(builtin):
             plugins._load(name, _BUILT_IN, partial(importlib.import_module, f"ld_deploy_hooks.plugins.{name}"))
         if autoload:
-            plugins._load_entry_points()
+            points = entry_points(hookspecs.PROJECT_NAME, plugins._tells.say)
+            for point, package in sorted(points, key=lambda each: each[0].name, reverse=True):
+                plugins._load(point.name, f"entry point {point.name} = {point.value} of {package}", point.load)
         for name in reversed(wanted):
             plugins._load(name, "setting plugins", partial(importlib.import_module, name))
         if directory is not None:
@@ -176,28 +178,6 @@ class Plugins:
                 f"Plugin {name} ({origin}) is not loaded: {where_raised(error)}. Everything else goes on. Import it in "
                 f"a Python shell to see more, or block it with LD_DEPLOY_PLUGINS=no:{name}."
             )
-
-    def _load_entry_points(self) -> None:
-        group = hookspecs.PROJECT_NAME
-        if not may_be_installed(group):
-            return
-        from importlib.metadata import EntryPoint, distributions
-
-        found: list[tuple[EntryPoint, str]] = []
-        # Not entry_points(): a single file that cannot be read, of whatever package, would take all others with it.
-        for distribution in distributions():
-            package = "an installed package"
-            try:
-                if group in (distribution.read_text("entry_points.txt") or ""):
-                    package = distribution.name
-                    found += [(point, package) for point in distribution.entry_points.select(group=group)]
-            except Exception as error:
-                self._tells.say(
-                    f"The entry points of {package} cannot be read: {type(error).__name__}. Its plugins are not "
-                    "loaded: install it again, or name their modules in LD_DEPLOY_PLUGINS."
-                )
-        for point, package in sorted(found, key=lambda each: each[0].name, reverse=True):
-            self._load(point.name, f"entry point {point.name} = {point.value} of {package}", point.load)
 
     def plugins(self) -> list[PluginInfo]:
         """Return what is loaded, the plugin that is called first at the front."""

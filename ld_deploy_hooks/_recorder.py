@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeoutError  # the built-in one only from Python 3.11 on
-from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ld_deploy_hooks._clock import monotonic
@@ -15,6 +12,7 @@ from ld_deploy_hooks._forking import unforkable
 from ld_deploy_hooks._left import Step
 from ld_deploy_hooks._log import internal_fault, say_once
 from ld_deploy_hooks._records import DeploymentEvent, DeploymentRecord
+from ld_deploy_hooks._rest import Rest
 from ld_deploy_hooks._sender import Sender
 from ld_deploy_hooks._settings import Settings, is_loopback
 from ld_deploy_hooks._spare import Spare
@@ -28,11 +26,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Recorder"]
 
-# Seconds for each question, when the time for all of them is over.
-_LEAST = 0.02
-# Seconds that memory has to say what waits in it, when the process dies of a signal.
-_LEAVING = 0.1
-
 T = TypeVar("T")
 
 
@@ -40,7 +33,7 @@ class Recorder:
     """Records and delivers for one outbox, one base URI and one token.
 
     Attributes:
-        lost: whether :meth:`left` found, when it was last asked, what no later run will be able to send.
+        rest: what it has not recorded or delivered.
 
     Raises:
         RuntimeError: a thread cannot be started.
@@ -57,10 +50,8 @@ class Recorder:
         self._closed = False
         # Open deployments whose start has come to the writer: Ctrl-C may have hit on the way there.
         self._begun: set[str] = set()
-        # What is not durable yet, in its order.
-        self._undone: dict[int, Step] = {}
-        self.lost = False
         self._sender = Sender(self._journals, self._make_client) if settings.sendable else None
+        self.rest = Rest(settings, store, self._journal, self._spare, self._sender)
 
     def started(self, event: DeploymentEvent, record: DeploymentRecord) -> Future[list[DeploymentRecord]]:
         """Record that a deployment has started; the future is done when that is durable, and then hooks are told."""
@@ -147,16 +138,7 @@ class Recorder:
 
     def leave_undone(self) -> None:
         """Leave to the next run what is in memory or not on disk yet; takes no lock that others hold."""
-        waiting: list[Step] = []
-        with suppress(FutureTimeoutError, OutboxError):
-            waiting = self._spare.waiting(self._store.owner_id, _LEAVING)
-            self._store.delivered_elsewhere(self._spare.take_ends_but_of(waiting))
-        self._leave([*waiting, *self._undone.values()])
-
-    def _leave(self, steps: list[Step]) -> Path | None:
-        # What the outbox has not been told of yet would be sent again.
-        delivered = self._journal.sent
-        return self._store.leave(steps, delivered) if steps or delivered else None
+        self.rest.leave_undone()
 
     def note_signal(self, deployment_id: str, number: int) -> None:
         """Keep in the outbox that a signal came, for whoever may have to recover the deployment."""
@@ -204,70 +186,6 @@ class Recorder:
         self._tell_recovered(recovered)
         return recovered
 
-    def left(self, timeout: float = 0.3, *, final: bool = False) -> str | None:
-        """Return the line that says what could not be delivered so far, and why; None if nothing is left.
-
-        Args:
-            timeout: seconds to wait for the outbox, which another process may hold, and for answers to what was sent.
-            final: nothing is sent any more, and what is in memory or not on disk yet is left to the next run.
-        """
-        deadline = monotonic() + timeout
-        lines = []
-        self.lost = False
-        if final and self._sender is not None:
-            self._sender.close(timeout)
-        try:
-            kept = self._journal.pending(max(deadline - monotonic(), _LEAST))
-            if kept:
-                lines.append(
-                    f"{kept} event(s) wait in {self.settings.outbox} for {self.settings.base_uri}: {self._why()}. The "
-                    "next deployment sends them; `ld-deploy flush` does it now."
-                )
-        except FutureTimeoutError:
-            lines.append(self._not_on_disk(final=final))
-        except OutboxError as error:
-            if not self._spare:
-                lines.append(str(error))
-        with suppress(FutureTimeoutError, OutboxError):
-            waiting = self._spare.waiting(self._store.owner_id, max(deadline - monotonic(), _LEAST))
-            # Else they would be taken for killed, and told a second end.
-            self._store.delivered_elsewhere(self._spare.take_ends_but_of(waiting))
-            if waiting:
-                lines.append(self._not_from_memory(waiting, final=final))
-        return " ".join(lines) or None
-
-    def _not_from_memory(self, waiting: list[Step], *, final: bool) -> str:
-        """Return the line that says what has not been delivered from memory."""
-        line = f"{len(waiting)} event(s) of this run could not be delivered: {self._why()}."
-        if not final:
-            return line
-        path = self._leave(waiting)
-        if path is None:
-            self.lost = True
-            return f"{line} They are lost: nothing can be written beside the outbox either."
-        return f"{line} They are in {path}; the next deployment that can use {self.settings.outbox} sends them."
-
-    def _not_on_disk(self, *, final: bool) -> str:
-        """Return the line that says what an outbox which does not answer in time has not taken."""
-        steps = list(self._undone.values())
-        busy = f"The outbox {self.settings.outbox} did not answer in time; another process may hold it."
-        path = self._leave(steps) if final else None
-        if not (final and steps):
-            return f"{busy} The next deployment sends what waits in it; `ld-deploy status` shows it."
-        if path is None:
-            self.lost = True
-            return f"{busy} The last {len(steps)} event(s) of this run may be lost: nothing can be written beside it."
-        return f"{busy} The last {len(steps)} event(s) of this run are in {path}; the next deployment sends them."
-
-    def _why(self) -> str:
-        if self._sender is not None:
-            if self._sender.stopped:
-                return "sending was stopped, as was said above"
-            return (self._sender.trouble or "there was not enough time to send them").rstrip(".")
-        if self.settings.access_token is not None:
-            return "the access token or the base URI cannot be used"
-        return "no access token is set (LD_ACCESS_TOKEN)"
-
     def close(self, timeout: float) -> bool:
         """Stop sending; nothing is logged by a thread of this reporter afterwards.
 
@@ -313,10 +231,10 @@ class Recorder:
             step: what it records, for the next run if this one cannot wait for it.
         """
         durable: Future[T] = Future()
-        self._undone[id(durable)] = step
+        self.rest.not_on_disk[id(durable)] = step
 
         def settle(done: Future[T]) -> None:
-            self._undone.pop(id(durable), None)
+            self.rest.not_on_disk.pop(id(durable), None)
             error = done.exception()
             if error is not None:
                 durable.set_exception(error)

@@ -229,7 +229,9 @@ def lines_left(*, final: bool = False) -> list[str]:
         final: nothing is sent any more, and what is in memory or not on disk yet is left to the next run.
     """
     deadline = monotonic() + _CLOSING
-    lines = [reporter.left(max(deadline - monotonic(), _LEAST), final=final) for reporter in list(_reporters.values())]
+    lines = [
+        reporter.rest.line(max(deadline - monotonic(), _LEAST), final=final) for reporter in list(_reporters.values())
+    ]
     return [line for line in lines if line is not None]
 
 

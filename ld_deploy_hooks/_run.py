@@ -6,8 +6,9 @@ import os
 import signal
 import threading
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -280,30 +281,11 @@ class Run:
             runs.remove(self, self._key, end)
         return end.durable if end is not None else None
 
-    def host_went(self, host: str, error: BaseException | None, *, failed: bool) -> None:
-        """Note how a call on ``host`` fared."""
+    @contextmanager
+    def noting(self) -> Iterator[Outcome]:
+        """Give the outcome, to note something in, while nobody else does."""
         with runs.lock:
-            self.outcome.host_went(host, error, failed=failed)
-
-    def host_is_also(self, host: str, name: str) -> None:
-        """Note another name of ``host``, which the user may call it by."""
-        with runs.lock:
-            self.outcome.hosts.also(host, name)
-
-    def host_succeeded(self, host: str) -> None:
-        """Note that ``host`` went well."""
-        with runs.lock:
-            self.outcome.host_succeeded(host)
-
-    def host_failed(self, host: str, error: BaseException | None) -> None:
-        """Note that ``host`` did not go well."""
-        with runs.lock:
-            self.outcome.host_failed(host, error)
-
-    def mark(self, verdict: Verdict) -> None:
-        """Make the run fail at its end, whatever its outcome; the first mark counts."""
-        with runs.lock:
-            self.outcome.mark(verdict)
+            yield self.outcome
 
     def custom(self, metadata: Mapping[str, Any]) -> Future[None] | None:
         """Tell a custom event of this run."""

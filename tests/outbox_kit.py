@@ -82,3 +82,11 @@ def opened(path: Path | None) -> Iterator[Outbox]:
         yield box
     finally:
         box.close()
+
+
+@contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Hold an outbox for a block, as another process may: nobody else can write to it."""
+    with opened(path) as box, box.transaction():
+        box.hold("somebody else's", until=0)
+        yield

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from fault_kit import PATIENCE, PROLOGUE, TOKEN, Deploys, Ended, Running, deploys_fixture  # noqa: F401
 from fault_server import FaultServer, silent, told
-from outbox_kit import opened
+from outbox_kit import held, opened
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals and terminals")
 
@@ -489,8 +489,7 @@ def test_nohup_is_left_alone(deploys: Deploys, server: FaultServer) -> None:
 def test_a_signal_before_the_command_is_there_waits_for_it(deploys: Deploys, server: FaultServer) -> None:
     assert run(deploys, "true", fields=("--application-key", "billing", "--version", "v0")).status == 0
     server.events.clear()
-    with opened(deploys.outbox) as box, box.transaction():
-        box.hold("somebody else's", until=0)
+    with held(deploys.outbox):
         running = start(deploys, "sh", "-c", "echo survived; sleep 60")
         until(lambda: catches(running, signal.SIGUSR1))
         running.send(signal.SIGTERM)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 from fault_kit import PLAIN, TOKEN, Deploys, Ended, deploys_fixture  # noqa: F401
 from fault_server import FaultServer, answer, silent, told
-from outbox_kit import opened
+from outbox_kit import held, opened
 
 from ld_deploy_hooks._version import __version__
 
@@ -253,8 +253,7 @@ def test_rejected_it_will_never_be_told(deploys: Deploys, server: FaultServer) -
 
 def test_an_outbox_that_another_process_holds(deploys: Deploys, server: FaultServer) -> None:
     assert send(deploys, "started").status == 0
-    with opened(deploys.outbox) as box, box.transaction():
-        box.hold("somebody else's", until=0)
+    with held(deploys.outbox):
         ended = send(deploys, "finished")
     assert (ended.status, ended.stdout) == (0, "")
     assert ["the next deployment sends them" in line for line in ended.lines] == [True]

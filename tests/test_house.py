@@ -64,6 +64,7 @@ FLOORS = {
     "_left": 2.6,
     "_store": 2.75,
     "_spare": 2.8,
+    "_rest": 2.85,
     "_recorder": 2.9,
     "_door": 2.95,
     "_reporter": 3,

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from fault_kit import PLAIN, Deploys, Running, deploys_fixture  # noqa: F401
 from fault_server import FaultServer, answer, repeats, silent, told
-from outbox_kit import opened
+from outbox_kit import held
 
 
 @pytest.fixture
@@ -36,8 +36,7 @@ def leaves_its_end(deploys: Deploys, version: str) -> None:
     running: Running = deploys.start(
         f"with deployment('billing', version={version!r}):\n    ready()\n    {until('held')}\nleave()"
     ).until_ready()
-    with opened(deploys.outbox) as box, box.transaction():
-        box.hold("somebody else's", until=0)
+    with held(deploys.outbox):
         (deploys.folder / "held").touch()
         ended = running.ends()
     assert ended.status == 0
@@ -105,8 +104,7 @@ def test_what_was_delivered_while_the_outbox_was_held_is_not_sent_again(deploys:
         running = deploys.start("with deployment('billing', version='v1'):\n    ready()\nleave()").until_ready()
         while not server.posts:
             assert running.process.poll() is None
-        with opened(deploys.outbox) as box, box.transaction():
-            box.hold("somebody else's", until=0)
+        with held(deploys.outbox):
             assert running.ends().status == 0
         deploys.next_run()
         assert told(server.events) == {"v1": ["started", "finished"]}
@@ -235,8 +233,7 @@ with contextlib.ExitStack() as stack:
 leave()
 """
     ).until_ready()
-    with opened(deploys.outbox) as box, box.transaction():
-        box.hold("somebody else's", until=0)
+    with held(deploys.outbox):
         (deploys.folder / "held").touch()
         ended = running.ends()
     assert ended.status == 0

@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from urllib3.exceptions import LocationParseError
@@ -970,6 +970,7 @@ def test_services_without_engineering_insights_are_warned_of(settle: Callable[..
 
 @hypothesis_settings(database=None, max_examples=100, deadline=None)
 @given(st.text(max_size=30), st.text("hunter", min_size=3, max_size=9), st.text("/?#@:\\ht.p", max_size=12))
+@example("", "eee", "://")
 def test_no_base_uri_raises_or_shows_its_user(before: str, secret: str, after: str) -> None:
     secret = f"§{secret}".replace("§", "Q7")
     uri = f"{before}{secret}{after}@ld.example"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import signal
@@ -15,7 +14,7 @@ from pathlib import Path
 import pytest
 from fault_kit import Deploys, deploys_fixture  # noqa: F401
 from fault_server import FaultServer, answer, silent, told
-from outbox_kit import opened
+from outbox_kit import held, opened
 from ssh import SSHHosts
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
@@ -128,20 +127,12 @@ def test_a_service_that_does_not_answer_holds_a_signal_up_for_two_seconds(deploy
         assert server.events[-1]["eventMetadata"]["reason"] == "cancelled"
 
 
-@contextlib.contextmanager
-def held(deploys: Deploys) -> Iterator[None]:
-    """Hold the outbox in the block, as another process may."""
-    with opened(deploys.outbox) as box, box.transaction():
-        box.hold("somebody else's", until=0)
-        yield
-
-
 @pytest.mark.parametrize("since", ["before the start", "after it"])
 def test_an_outbox_that_is_held_by_another_holds_a_signal_up_for_two_seconds(
     deploys: Deploys, server: FaultServer, since: str
 ) -> None:
     running = deploys.start(deploy(WAITS["sleep"])).until_ready() if since == "after it" else None
-    with held(deploys):
+    with held(deploys.outbox):
         running = running or deploys.start(deploy(WAITS["sleep"])).until_ready()
         ended = running.send(signal.SIGTERM).ends()
     assert ended.status == -signal.SIGTERM
@@ -165,7 +156,7 @@ print('over', flush=True)
 time.sleep(60)
 """
     running = deploys.start(source).until_ready()
-    with held(deploys):
+    with held(deploys.outbox):
         (deploys.folder / "held").touch()
         while "over" not in running.so_far():
             assert running.process.poll() is None
@@ -476,7 +467,7 @@ def test_a_command_that_has_ended_well_is_told_so_whatever_comes_then(deploys: D
     while told(server.events).get("v1") != ["started"]:
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    with held(deploys):
+    with held(deploys.outbox):
         (deploys.folder / "held").touch()
         while "not on disk within 1 s" not in running.said_so_far():
             assert time.monotonic() < deadline

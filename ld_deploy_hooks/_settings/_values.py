@@ -172,5 +172,7 @@ def without_user(text: str) -> str:
     scheme, authority, path = rough.groups(default="") if rough is not None else ("", "", "")
     if "@" in text[len(scheme) + len(authority) :]:  # perhaps a password with a slash in it
         return UNUSABLE_URI
+    if "@" in authority and scheme.lower() not in ("", "http://", "https://"):  # perhaps it ends in the middle of one
+        return UNUSABLE_URI
     kept = re.sub("[^!-~]", "?", scheme + authority.rpartition("@")[2] + path)
     return kept.rstrip("/") or UNUSABLE_URI

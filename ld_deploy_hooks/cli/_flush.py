@@ -79,7 +79,7 @@ def _run(arguments: argparse.Namespace) -> int:
     rejected = after.rejected - rejected_before
     if rejected > 0:
         complain(f"{rejected} event(s) were rejected: `ld-deploy status` says why")
-    left = reporter.left(_MOMENT)
+    left = reporter.rest.line(_MOMENT)
     if left is not None:
         complain(left)
     return int(left is not None or rejected > 0)

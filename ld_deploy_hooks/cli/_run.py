@@ -71,7 +71,8 @@ def _run(arguments: argparse.Namespace) -> int:
                 code = error.status
             verdict = _verdict(code, child.received)
             if verdict.failed:
-                told._run.mark(verdict)
+                with told._run.noting() as outcome:
+                    outcome.mark(verdict)
         # The command's signals are ours again, and the end may not be on disk yet.
         runs.watch()
         end_all()

@@ -149,8 +149,8 @@ def _deliver(settings: Settings, recorder: Recorder, event: DeploymentEvent) -> 
     except FutureTimeoutError:
         # Another process holds the outbox; what is left is written beside it.
         pass
-    left = recorder.left(_MOMENT, final=True)
+    left = recorder.rest.line(_MOMENT, final=True)
     if left is not None:
         say_once(left)
     rejected = became is not None and became.state == "rejected"
-    return int(lost or rejected or recorder.lost)
+    return int(lost or rejected or recorder.rest.lost)

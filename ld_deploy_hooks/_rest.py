@@ -1,0 +1,117 @@
+"""What a recorder has not recorded or delivered: left to the next run, and the line that says so."""
+
+from __future__ import annotations
+
+from concurrent.futures import TimeoutError as FutureTimeoutError  # the built-in one only from Python 3.11 on
+from contextlib import suppress
+from pathlib import Path
+
+from ld_deploy_hooks._clock import monotonic
+from ld_deploy_hooks._errors import OutboxError
+from ld_deploy_hooks._left import Step
+from ld_deploy_hooks._sender import Sender
+from ld_deploy_hooks._settings import Settings
+from ld_deploy_hooks._spare import Spare
+from ld_deploy_hooks._store import Journal, Store
+
+__all__ = ["Rest"]
+
+# Seconds for each question, when the time for all of them is over.
+_LEAST = 0.02
+# Seconds that memory has to say what waits in it, when the process dies of a signal.
+_LEAVING = 0.1
+
+
+class Rest:
+    """What is left of one recorder's work.
+
+    Attributes:
+        not_on_disk: what is not durable yet, in its order.
+        lost: whether :meth:`line` found, when it was last asked, what no later run will be able to send.
+    """
+
+    def __init__(self, settings: Settings, store: Store, journal: Journal, spare: Spare, sender: Sender | None) -> None:
+        self._settings = settings
+        self._store = store
+        self._journal = journal
+        self._spare = spare
+        self._sender = sender
+        self.not_on_disk: dict[int, Step] = {}
+        self.lost = False
+
+    def leave_undone(self) -> None:
+        """Leave to the next run what is in memory or not on disk yet; takes no lock that others hold."""
+        waiting: list[Step] = []
+        with suppress(FutureTimeoutError, OutboxError):
+            waiting = self._spare.waiting(self._store.owner_id, _LEAVING)
+            self._store.delivered_elsewhere(self._spare.take_ends_but_of(waiting))
+        self._leave([*waiting, *self.not_on_disk.values()])
+
+    def _leave(self, steps: list[Step]) -> Path | None:
+        # What the outbox has not been told of yet would be sent again.
+        delivered = self._journal.sent
+        return self._store.leave(steps, delivered) if steps or delivered else None
+
+    def line(self, timeout: float = 0.3, *, final: bool = False) -> str | None:
+        """Return the line that says what could not be delivered so far, and why; None if nothing is left.
+
+        Args:
+            timeout: seconds to wait for the outbox, which another process may hold, and for answers to what was sent.
+            final: nothing is sent any more, and what is in memory or not on disk yet is left to the next run.
+        """
+        deadline = monotonic() + timeout
+        lines = []
+        self.lost = False
+        if final and self._sender is not None:
+            self._sender.close(timeout)
+        try:
+            kept = self._journal.pending(max(deadline - monotonic(), _LEAST))
+            if kept:
+                lines.append(
+                    f"{kept} event(s) wait in {self._settings.outbox} for {self._settings.base_uri}: {self._why()}. "
+                    "The next deployment sends them; `ld-deploy flush` does it now."
+                )
+        except FutureTimeoutError:
+            lines.append(self._not_on_disk(final=final))
+        except OutboxError as error:
+            if not self._spare:
+                lines.append(str(error))
+        with suppress(FutureTimeoutError, OutboxError):
+            waiting = self._spare.waiting(self._store.owner_id, max(deadline - monotonic(), _LEAST))
+            # Else they would be taken for killed, and told a second end.
+            self._store.delivered_elsewhere(self._spare.take_ends_but_of(waiting))
+            if waiting:
+                lines.append(self._not_from_memory(waiting, final=final))
+        return " ".join(lines) or None
+
+    def _not_from_memory(self, waiting: list[Step], *, final: bool) -> str:
+        """Return the line that says what has not been delivered from memory."""
+        line = f"{len(waiting)} event(s) of this run could not be delivered: {self._why()}."
+        if not final:
+            return line
+        path = self._leave(waiting)
+        if path is None:
+            self.lost = True
+            return f"{line} They are lost: nothing can be written beside the outbox either."
+        return f"{line} They are in {path}; the next deployment that can use {self._settings.outbox} sends them."
+
+    def _not_on_disk(self, *, final: bool) -> str:
+        """Return the line that says what an outbox which does not answer in time has not taken."""
+        steps = list(self.not_on_disk.values())
+        busy = f"The outbox {self._settings.outbox} did not answer in time; another process may hold it."
+        path = self._leave(steps) if final else None
+        if not (final and steps):
+            return f"{busy} The next deployment sends what waits in it; `ld-deploy status` shows it."
+        if path is None:
+            self.lost = True
+            return f"{busy} The last {len(steps)} event(s) of this run may be lost: nothing can be written beside it."
+        return f"{busy} The last {len(steps)} event(s) of this run are in {path}; the next deployment sends them."
+
+    def _why(self) -> str:
+        if self._sender is not None:
+            if self._sender.stopped:
+                return "sending was stopped, as was said above"
+            return (self._sender.trouble or "there was not enough time to send them").rstrip(".")
+        if self._settings.access_token is not None:
+            return "the access token or the base URI cannot be used"
+        return "no access token is set (LD_ACCESS_TOKEN)"
