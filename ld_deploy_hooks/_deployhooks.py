@@ -6,6 +6,7 @@ directory may be anybody's.
 
 from __future__ import annotations
 
+import functools
 import os
 import stat
 import sys
@@ -34,11 +35,17 @@ def beside_script() -> Path | None:
     script = getattr(main, "__file__", None)
     if sys.flags.isolated or getattr(sys.flags, "safe_path", False) or not isinstance(script, str):
         return None
-    if (spec is not None and spec.name != "__main__") or not Path(script).is_file():  # from stdin it is "<stdin>"
+    if spec is not None and spec.name != "__main__":
         return None
+    folder = _folder_of(script)
+    return folder if folder is not None and os.path.lexists(folder / FILE) and folder not in _programs() else None
+
+
+@functools.cache
+def _folder_of(script: str) -> Path | None:
+    # From stdin it is "<stdin>".
     # As Python finds a script's own imports: by where a link leads to.
-    folder = Path(script).resolve().parent
-    return folder if os.path.lexists(folder / FILE) and folder not in _programs() else None
+    return Path(script).resolve().parent if Path(script).is_file() else None
 
 
 def _programs() -> set[Path]:

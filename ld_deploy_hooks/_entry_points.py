@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from importlib.machinery import PathFinder
@@ -49,23 +50,25 @@ def may_be_installed(group: str) -> bool:
     """
     if any(finder is not PathFinder and hasattr(finder, "find_distributions") for finder in sys.meta_path):
         return True
-    return any(_may_be_in(Path(folder), f"[{group}]".encode()) for folder in sys.path)
+    return any(_may_be_in(folder, f"[{group}]".encode()) for folder in sys.path)
 
 
-def _may_be_in(folder: Path, section: bytes) -> bool:
+def _may_be_in(folder: str, section: bytes) -> bool:
     try:
-        return any(_may_bring(package, section) for package in folder.iterdir())
+        names = os.listdir(folder or os.curdir)  # noqa: PTH208  # a Path for each of hundreds of names takes its time
     except FileNotFoundError:
         return False
     except OSError:
         return True
+    # What importlib.metadata takes for a package; the last lies in a folder that is an egg.
+    packages = (name for name in names if name.lower().endswith((".dist-info", ".egg-info", "egg-info")))
+    return any(_may_bring(Path(folder, package), section) for package in packages)
 
 
 def _may_bring(package: Path, section: bytes) -> bool:
-    # What importlib.metadata takes for a package; the last lies in a folder that is an egg.
-    if not package.name.lower().endswith((".dist-info", ".egg-info", "egg-info")):
-        return False
     try:
         return section in (package / "entry_points.txt").read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         return False
+    except OSError:
+        return True

@@ -6,7 +6,6 @@ for it waits on an Event, with a deadline.
 
 from __future__ import annotations
 
-import random
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -258,7 +257,7 @@ class Sender:
         if hint is None:
             hint = _backoff(self._refusals, _BACKOFF_MOST)
         # The jitter grows with every refusal, so that many clients of one token spread out.
-        hint += random.uniform(0, min(_JITTER * self._refusals, _JITTER_MOST))
+        hint += _jitter(min(_JITTER * self._refusals, _JITTER_MOST))
         self._held_until = max(self._held_until, monotonic() + hint)
         for source in self._sources:
             source.hold(now() + int((self._held_until - monotonic()) * 1000))
@@ -334,4 +333,10 @@ class Sender:
 
 def _backoff(tries: int, most: float) -> float:
     """Return seconds: full jitter, doubled with each try."""
-    return random.uniform(0, min(most, _BACKOFF_FIRST * 2 ** min(tries, 16)))
+    return _jitter(min(most, _BACKOFF_FIRST * 2 ** min(tries, 16)))
+
+
+def _jitter(most: float) -> float:
+    import random  # here: a deploy whose events go well has no need of it
+
+    return random.uniform(0, most)

@@ -291,7 +291,7 @@ def _disabled(settings: Settings, why: str) -> Settings:
 def _folder(start: Path | None) -> Path | None:
     """Return the real, absolute folder to start from; None if the working directory is gone."""
     try:
-        return (Path.cwd() if start is None else start).resolve()
+        return Path.cwd() if start is None else start.resolve()
     except (OSError, RuntimeError):  # RuntimeError: a loop of symbolic links, before Python 3.13
         return None
 

@@ -11,7 +11,6 @@ it says travels with the end of the deployment. Where they are not, one process 
 from __future__ import annotations
 
 import re
-import subprocess
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -105,6 +104,8 @@ class _Repository:
         Where the process ignores SIGCHLD, or somebody else waits for its children, a failure cannot be told from
         success: the answer is then empty, or its beginning.
         """
+        import subprocess  # here: where the version is given, nobody waits for that
+
         # No fsmonitor: it would run the repository's own program. No optional locks: they would race the deploy's git.
         command = ["git", "--no-optional-locks", "-c", "core.fsmonitor=false", "-C", self._folder, *question]
         try:
