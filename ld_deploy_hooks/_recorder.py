@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Recorder"]
 
+# Seconds after which a process that goes on puts the outbox in order again.
+_HOUSE = 3600.0
+
 T = TypeVar("T")
 
 
@@ -46,7 +49,8 @@ class Recorder:
         self._journal = Journal(store, settings.base_uri, plugins)
         self._journals = [self._journal]
         self._spare = Spare(settings.base_uri, plugins, self._journals.append)
-        self._kept_house = False
+        # Monotonic time at which the outbox is to be put in order.
+        self._house_due = 0.0
         self._closed = False
         # Open deployments whose start has come to the writer: Ctrl-C may have hit on the way there.
         self._begun: set[str] = set()
@@ -73,9 +77,9 @@ class Recorder:
         # First of all: the end of what seems to be left open may lie there.
         self._store.take_up()
         recorded = self._record(command, tell, step)
-        if not self._kept_house:
-            # Whatever else dead runs left behind is recovered once, and behind the event of the deploy that runs.
-            self._kept_house = True
+        if monotonic() >= self._house_due:
+            # Whatever else dead runs left behind is recovered behind the event of the deploy that runs.
+            self._house_due = monotonic() + _HOUSE
             self._store.keep_house().add_done_callback(self._house_is_kept)
         return recorded
 
@@ -181,7 +185,7 @@ class Recorder:
         Raises:
             OutboxError: the outbox cannot be used.
         """
-        self._kept_house = True
+        self._house_due = monotonic() + _HOUSE
         recovered = self._store.keep_house().result()
         self._tell_recovered(recovered)
         return recovered

@@ -93,7 +93,7 @@ class Store:
         return recover(box, self._death_of, base_uri=base_uri, identity=identity)
 
     def keep_house(self) -> Future[list[DeploymentRecord]]:
-        """Do once in a process what keeps the outbox in order; the future gives what was recovered."""
+        """Do what keeps the outbox in order; the future gives what was recovered."""
         kept: Future[list[DeploymentRecord]] = Future()
 
         def settle(done: Future[tuple[list[DeploymentRecord], list[str]]]) -> None:

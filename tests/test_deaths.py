@@ -423,3 +423,28 @@ def test_a_hook_that_goes_wrong(deploys: Deploys, server: FaultServer, hook: str
     assert ended.lingered < 2 + MARGIN
     assert "secret" not in ended.stderr
     assert told(server.events) == {"v1": ["started", "finished"]}
+
+
+@pytest.mark.parametrize(("later", "recovered"), [(0, False), (3600, True)])
+def test_a_process_that_goes_on_recovers_once_an_hour_what_has_died_since(
+    deploys: Deploys, server: FaultServer, later: int, recovered: bool
+) -> None:
+    long = deploys.start(
+        """
+import ld_deploy_hooks._recorder as recorder
+with deployment("web", version="v1"):
+    pass
+ready()
+while not os.path.exists("go"): time.sleep(0.01)
+real = recorder.monotonic
+recorder.monotonic = lambda: real() + int(sys.argv[1])
+with deployment("web", version="v2"):
+    pass
+leave()
+""",
+        str(later),
+    ).until_ready()
+    deploys.run("with deployment('billing', version='v1'):\n    os.kill(os.getpid(), signal.SIGKILL)")
+    (deploys.folder / "go").touch()
+    assert long.ends().status == 0
+    assert ("failed" in [event["eventType"] for event in server.events]) is recovered
