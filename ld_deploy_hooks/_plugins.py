@@ -32,7 +32,7 @@ from ld_deploy_hooks._plugin_faults import (
     read_mapping,
     where_raised,
 )
-from ld_deploy_hooks._records import DeploymentEvent, DeploymentRecord, EventType
+from ld_deploy_hooks._records import DeploymentEvent, DeploymentRecord
 from ld_deploy_hooks._tells import Tells
 
 __all__ = ["PluginInfo", "Plugins"]
@@ -225,7 +225,7 @@ class Plugins:
             try:
                 answer = self._ask(implementation, hook, {"event": event}, partial(read_event, event), DropEvent)
             except DropEvent:
-                if event.event_type not in (EventType.FINISHED, EventType.FAILED):
+                if not event.event_type.is_end:
                     raise
                 self._tells.say(
                     f"Plugin {implementation.plugin_name}: {hook} wanted to drop the {event.event_type} event of "

@@ -34,6 +34,11 @@ class EventType(str, Enum):
     FAILED = "failed"
     CUSTOM = "custom"
 
+    @property
+    def is_end(self) -> bool:
+        """Whether a deployment has ended with it."""
+        return self in (EventType.FINISHED, EventType.FAILED)
+
     def __str__(self) -> str:
         return self.value
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ld_deploy_hooks._left import Step
-from ld_deploy_hooks._records import DeploymentEvent, EventType, Identity
+from ld_deploy_hooks._records import DeploymentEvent, Identity
 from ld_deploy_hooks._store import Journal, Store
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class Spare:
     def takes(self, step: Step) -> None:
         """Note that ``step`` comes here, and with that all that follows of the same identity."""
         self._identities.add(step.event.identity)
-        if step.deployment_id is not None and step.event.event_type in (EventType.FINISHED, EventType.FAILED):
+        if step.deployment_id is not None and step.event.event_type.is_end:
             self._ends[step.deployment_id] = step.event.event_type.value
 
     def waiting(self, owner: str, timeout: float) -> list[Step]:

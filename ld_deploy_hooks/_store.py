@@ -15,7 +15,7 @@ from ld_deploy_hooks._forking import unforkable
 from ld_deploy_hooks._left import Step, leave, remove, take_up
 from ld_deploy_hooks._log import internal_fault, say_once
 from ld_deploy_hooks._owner import HEARTBEAT, Death, Owner, death_of, forget_dead, owners_in
-from ld_deploy_hooks._records import DeploymentEvent, DeploymentRecord, Identity
+from ld_deploy_hooks._records import DeploymentEvent, DeploymentRecord, EventType, Identity
 from ld_deploy_hooks._recovery import recover
 from ld_deploy_hooks._writer import Direct, Writer
 
@@ -183,7 +183,7 @@ class Journal:
         self._sent: set[str] = set()
 
     def owns(self, deployment_id: str) -> None:
-        """Events of this deployment go before those of others."""
+        """Events of this deployment go before those of others, until its end has been delivered or rejected."""
         self._own.add(deployment_id)
 
     def claim(self, limit: int, *, own_only: bool) -> list[Claimed]:
@@ -222,6 +222,7 @@ class Journal:
             if future.exception() is None and future.result():
                 self._sent.discard(item.event_id)
             if future.exception() is None:
+                self._is_settled(item)
                 self._tell(item, self._plugins.event_delivered)
 
         done.add_done_callback(told)
@@ -236,7 +237,12 @@ class Journal:
 
     def reject(self, item: Claimed, reason: str) -> None:
         self.writer.submit(lambda box: box.reject(item.id, owner=self._owner, reason=reason, now=now()))
+        self._is_settled(item)
         self._tell(item, lambda event: self._plugins.event_rejected(event, reason))
+
+    def _is_settled(self, item: Claimed) -> None:
+        if item.deployment_id is not None and EventType(item.event_type).is_end:
+            self._own.discard(item.deployment_id)
 
     @staticmethod
     def _tell(item: Claimed, tell: Callable[[DeploymentEvent], None]) -> None:

@@ -367,3 +367,22 @@ def test_flush_says_whether_anything_is_left(told: Told) -> None:
     assert flush(0) is False
     assert flush(10) is True
     assert len(told.server.events) == 2
+
+
+def test_a_process_that_deploys_for_weeks_keeps_nothing_of_what_is_told(told: Told) -> None:
+    import gc
+
+    told.server.answer_next(201, 400)  # the first one's end is rejected
+    ids = []
+    for version in ("v1", "v2"):
+        with deployment("billing", version=version) as d:
+            ids.append(d.id)
+    told.events()
+
+    def holders() -> list[object]:
+        return [one for one in gc.get_objects() if isinstance(one, (set, dict)) and any(id in one for id in ids)]
+
+    deadline = time.monotonic() + 5
+    while holders() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not holders()

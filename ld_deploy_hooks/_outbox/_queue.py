@@ -16,7 +16,7 @@ from typing import Any
 from ld_deploy_hooks._errors import OutboxError
 from ld_deploy_hooks._outbox._database import Database
 from ld_deploy_hooks._outbox._tables import Claimed, stream_of
-from ld_deploy_hooks._records import DeploymentEvent, EventType, Identity
+from ld_deploy_hooks._records import DeploymentEvent, Identity
 
 __all__ = ["Queue"]
 
@@ -101,7 +101,7 @@ class Queue:
             ValueError: ``event`` is no end.
             OutboxError: the outbox does not know this deployment, since another took its place after it had started.
         """
-        if event.event_type not in (EventType.FINISHED, EventType.FAILED):
+        if not event.event_type.is_end:
             raise ValueError(f"a deployment does not end with an event {event.event_type}")
         with self.transaction():
             known = self._database.rows("SELECT base_uri FROM deployments WHERE id = ?", id)

@@ -173,7 +173,7 @@ def ld_deploy_started(deployment: DeploymentRecord) -> None:
 @hookimpl
 def ld_deploy_modify_event(event: DeploymentEvent) -> DeploymentEvent | None:
     """Add to the end of a deployment what was not known at its start."""
-    if event.event_type not in ("finished", "failed"):
+    if not event.event_type.is_end:
         return None
     repository = _open.pop(event.identity, None)
     if repository is None:
