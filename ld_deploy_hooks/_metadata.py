@@ -159,6 +159,8 @@ _USERS, _PLUGINS, _OURS = range(3)
 
 @dataclass(eq=False, repr=False)
 class _Entry:
+    """One key of the mappings that have to fit together."""
+
     mapping: int
     key: str
     value: Any

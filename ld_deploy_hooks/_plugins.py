@@ -9,9 +9,10 @@ import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from inspect import isroutine
 from itertools import chain
 from pathlib import Path
-from types import MappingProxyType
+from types import MappingProxyType, ModuleType
 from typing import Any, NamedTuple, TypeVar
 
 import pluggy
@@ -68,6 +69,9 @@ class _Manager(pluggy.PluginManager):
 
     def parse_hookimpl_opts(self, plugin: object, name: str) -> pluggy.HookimplOpts | None:
         """Return the options of ``name`` if it is an implementation that can be called."""
+        if isinstance(plugin, ModuleType) and not isroutine(vars(plugin).get(name)) and not looks_like_a_hook(name):
+            # Pluggy comes to the same, and looks at each name of a module for so long that the deploy would feel it.
+            return None
         try:
             options = super().parse_hookimpl_opts(plugin, name)
             if options is None and not looks_like_a_hook(name):

@@ -82,6 +82,8 @@ class Source(Protocol):
 
 @dataclass(eq=False, repr=False)
 class _Flush:
+    """Somebody who waits until ``deadline`` (seconds, monotonic)."""
+
     deadline: float
     done: threading.Event
 
