@@ -12,6 +12,7 @@ stays on loopback, and nothing is left behind but the figures in docs/performanc
 from __future__ import annotations
 
 import argparse
+import compileall
 import importlib.metadata
 import os
 import signal
@@ -257,6 +258,8 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     # Whoever ends it leaves nothing behind, either.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    # As pip does when it installs a package; `inv` writes no compiled file of what it imports.
+    compileall.compile_dir(ROOT / "ld_deploy_hooks", quiet=1)
     began, load = time.monotonic(), _load()
     found: list[Part] = []
     with tempfile.TemporaryDirectory(prefix="ld-deploy-cost-") as name:

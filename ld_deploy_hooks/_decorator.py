@@ -7,7 +7,7 @@ import functools
 import inspect
 import types
 from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from ld_deploy_hooks._door import host_room, surroundings_of
 from ld_deploy_hooks._entries import Bound, Call, Entry, begun, begun_async, leave, over, over_async, take_bound
@@ -16,6 +16,7 @@ from ld_deploy_hooks._verdicts import Verdict
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
+    from typing import Protocol
 
 __all__ = ["MARK", "decorate", "marks_of"]
 
@@ -30,19 +31,22 @@ _DEEPEST = 100
 Kind = TypeVar("Kind")
 
 
-class Block(Protocol):
-    """What the decorator needs of a block."""
+# For the type checker alone: a protocol takes long to make, and tasks are decorated for `--list` and `--help` too.
+if TYPE_CHECKING:
 
-    inside: list[Entry]
+    class Block(Protocol):
+        """What the decorator needs of a block."""
 
-    def enter(self, call: Call) -> Entry:
-        """Open a run, or join the one of the same identity that is open."""
+        inside: list[Entry]
 
-    def join(self, entry: Entry, call: Call) -> Entry | None:
-        """Take part in the deployment of ``entry``; None if it has ended."""
+        def enter(self, call: Call) -> Entry:
+            """Open a run, or join the one of the same identity that is open."""
 
-    def succeeded(self, result: Any) -> bool:
-        """Whether what the function returned means success."""
+        def join(self, entry: Entry, call: Call) -> Entry | None:
+            """Take part in the deployment of ``entry``; None if it has ended."""
+
+        def succeeded(self, result: Any) -> bool:
+            """Whether what the function returned means success."""
 
 
 def marks_of(thing: object, kind: type[Kind]) -> list[Kind]:

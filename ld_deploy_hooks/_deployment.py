@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Coroutine, Mapping
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from ld_deploy_hooks import _clock  # noqa: F401  (bound now: deploy code may patch `time` before it enters a block)
 from ld_deploy_hooks._decorator import decorate
@@ -29,8 +29,12 @@ from ld_deploy_hooks._fields import Fields
 from ld_deploy_hooks._log import internal_fault, say_once
 
 if TYPE_CHECKING:
+    from typing import TypeVar
+
     from ld_deploy_hooks._handle import Deployment
     from ld_deploy_hooks._settings import Settings
+
+    F = TypeVar("F", bound=Callable[..., Any])
 
 __all__ = [
     "Block",
@@ -47,7 +51,6 @@ __all__ = [
     "unbind",
 ]
 
-F = TypeVar("F", bound=Callable[..., Any])
 StringField = str | Callable[..., str | None] | None
 MappingField = Mapping[str, Any] | Callable[..., Mapping[str, Any] | None] | None
 

@@ -10,13 +10,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from ld_deploy_hooks._log import internal_fault, say_once
-from ld_deploy_hooks._verdicts import Verdict
 
 if TYPE_CHECKING:
     from pathlib import Path
+    from typing import Protocol
+
+    from ld_deploy_hooks._verdicts import Verdict
 
 __all__ = [
     "ConfigurationFile",
@@ -60,35 +62,38 @@ class ConfigurationFile(NamedTuple):
     dry: bool
 
 
-class HostRoom(Protocol):
-    """What the room of a host offers; ``invoke`` and ``fabric`` are modules of this shape."""
+# For the type checker alone: a protocol takes long to make, and tasks are decorated for `--list` and `--help` too.
+if TYPE_CHECKING:
 
-    def install(self) -> None:
-        """Make the running program use our executor."""
+    class HostRoom(Protocol):
+        """What the room of a host offers; ``invoke`` and ``fabric`` are modules of this shape."""
 
-    def is_task(self, thing: object) -> bool:
-        """Whether ``thing`` is one of the host's tasks."""
+        def install(self) -> None:
+            """Make the running program use our executor."""
 
-    def wrap_task(self, task: Any, wrap: Callable[[Any], Any]) -> Any:
-        """Return the same task with its body wrapped."""
+        def is_task(self, thing: object) -> bool:
+            """Whether ``thing`` is one of the host's tasks."""
 
-    def surroundings(self, arguments: tuple[Any, ...]) -> Surroundings:
-        """Say where a block is entered: by the Context among ``arguments``, else by the program that runs."""
+        def wrap_task(self, task: Any, wrap: Callable[[Any], Any]) -> Any:
+            """Return the same task with its body wrapped."""
 
-    def folder_of_tasks(self) -> Path | None:
-        """Return the folder of the tasks that the running program has loaded; None where it has loaded none."""
+        def surroundings(self, arguments: tuple[Any, ...]) -> Surroundings:
+            """Say where a block is entered: by the Context among ``arguments``, else by the program that runs."""
 
-    def host_of(self, arguments: tuple[Any, ...]) -> str | None:
-        """Return the host that a task called with ``arguments`` works on, if it is given a connection."""
+        def folder_of_tasks(self) -> Path | None:
+            """Return the folder of the tasks that the running program has loaded; None where it has loaded none."""
 
-    def real_host_of(self, arguments: tuple[Any, ...]) -> str | None:
-        """Return what that host is called by its connection, which may be another name."""
+        def host_of(self, arguments: tuple[Any, ...]) -> str | None:
+            """Return the host that a task called with ``arguments`` works on, if it is given a connection."""
 
-    def verdict(self, error: BaseException) -> Verdict | None:
-        """Return the verdict on an exception of the host; None for one that is not its own."""
+        def real_host_of(self, arguments: tuple[Any, ...]) -> str | None:
+            """Return what that host is called by its connection, which may be another name."""
 
-    def notice_missing_executor(self) -> None:
-        """Say once that another executor is in the way of ours."""
+        def verdict(self, error: BaseException) -> Verdict | None:
+            """Return the verdict on an exception of the host; None for one that is not its own."""
+
+        def notice_missing_executor(self) -> None:
+            """Say once that another executor is in the way of ours."""
 
 
 def host_room() -> HostRoom | None:

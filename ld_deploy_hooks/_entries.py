@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from ld_deploy_hooks._door import Surroundings, host_room
 from ld_deploy_hooks._log import internal_fault
@@ -16,6 +16,7 @@ from ld_deploy_hooks._waiting import asyncio_task, wait, wait_async
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
+    from typing import Protocol
 
     from ld_deploy_hooks._handle import Deployment
     from ld_deploy_hooks._records import Identity
@@ -40,10 +41,13 @@ __all__ = [
 ]
 
 
-class Block(Protocol):
-    """What can be entered."""
+# For the type checker alone: a protocol takes long to make, and tasks are decorated for `--list` and `--help` too.
+if TYPE_CHECKING:
 
-    inside: list[Entry]
+    class Block(Protocol):
+        """What can be entered."""
+
+        inside: list[Entry]
 
 
 class Call:
