@@ -229,15 +229,15 @@ def _mounted_kind(folder: Path, mounts: str | None = None) -> str:
             mounts = os.fsdecode(Path("/proc/self/mounts").read_bytes())
         except OSError:
             return ""
-    place = Path(os.path.realpath(folder))
+    place = f"{os.path.realpath(folder)}/"
     best, kind = -1, ""
     for line in mounts.splitlines():
         fields = line.split(" ")
         if len(fields) > 2:
-            mounted = Path(re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), fields[1]))
+            mounted = re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), fields[1]).rstrip("/")
             # Of two that are mounted on one folder the later covers the earlier.
-            if len(mounted.parts) >= best and (mounted == place or mounted in place.parents):
-                best, kind = len(mounted.parts), fields[2]
+            if len(mounted) >= best and place.startswith(f"{mounted}/"):
+                best, kind = len(mounted), fields[2]
     return kind
 
 
