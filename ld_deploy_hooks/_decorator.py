@@ -190,8 +190,10 @@ class Around:
             elif self._host is not None:
                 self._entry.note_host(self._host, error, failed=failed)
         except BaseException as fault:
-            if not isinstance(fault, Exception):
-                # Ctrl-C while the user's function judged the result.
+            from ld_deploy_hooks._outside import is_from_outside
+
+            if not isinstance(fault, Exception) or is_from_outside(fault):
+                # It came while the user's function judged the result.
                 leave(self._entry, fault)
                 raise
             internal_fault("Noting how a task fared", fault)

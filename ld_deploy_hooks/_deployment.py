@@ -154,7 +154,7 @@ class Block:
         """Whether what the function returned means success, by the user's ``success``."""
         if self._success is None:
             return True
-        from ld_deploy_hooks._plugin_faults import is_from_outside
+        from ld_deploy_hooks._outside import is_from_outside
 
         try:
             return bool(self._success(result))

@@ -149,7 +149,7 @@ def _asked(
     faults: list[tuple[str, str]],
 ) -> Any:
     """Return what a callable field answers; None, and a line, if it raises."""
-    from ld_deploy_hooks._plugin_faults import is_from_outside
+    from ld_deploy_hooks._outside import is_from_outside
 
     try:
         return value(*args, **kwargs) if (args or kwargs) and _takes_arguments(value) else value()

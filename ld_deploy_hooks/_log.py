@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 __all__ = ["forget_said", "internal_fault", "listeners", "logger", "say_once"]
@@ -25,12 +24,17 @@ class _Lines(_Adapter):
 
     def log(self, level: int, msg: object, *args: Any, **kwargs: Any) -> None:
         """Log a line; a handler that raises loses it, and so does a stderr that nobody reads."""
-        with suppress(Exception):
+        try:
             for listener in listeners:
                 listener(str(msg) % args if args else str(msg))
             if not self.logger.hasHandlers() and not _is_heard():
                 return
             super().log(level, msg, *args, stacklevel=kwargs.pop("stacklevel", 1) + 1, **kwargs)
+        except Exception as error:
+            from ld_deploy_hooks._outside import is_from_outside
+
+            if is_from_outside(error):
+                raise
 
 
 def _is_heard() -> bool:
@@ -73,7 +77,20 @@ def forget_said() -> None:
     _said.clear()
 
 
-def internal_fault(doing: str, error: BaseException) -> None:
+def internal_fault(doing: str, error: Exception) -> None:
+    """Log a fault of this package, unless ``error`` is none: a signal handler of the user's has raised it.
+
+    Raises:
+        Exception: then it is that, and the deploy's own.
+    """
+    from ld_deploy_hooks._outside import is_from_outside
+
+    if is_from_outside(error):
+        raise error
+    say_fault(doing, error)
+
+
+def say_fault(doing: str, error: Exception) -> None:
     """Log a fault of this package: what it was doing and the error's type, never its text, which may hold secrets."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import signal
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import CodeType
@@ -18,7 +16,6 @@ __all__ = [
     "NonsenseError",
     "answer_of",
     "fault_of",
-    "is_from_outside",
     "looks_like_a_hook",
     "read_event",
     "read_mapping",
@@ -154,14 +151,6 @@ def _what_stays(event: DeploymentEvent) -> dict[str, object]:
         "the identity": event.identity,
         "eventId in eventMetadata": event.event_metadata.get("eventId"),
     }
-
-
-def is_from_outside(error: BaseException) -> bool:
-    """Whether ``error`` hit a plugin by chance: Ctrl-C, or what a signal handler raised. The deploy dies of those."""
-    if threading.current_thread() is not threading.main_thread():
-        return False
-    handlers = {getattr(signal.getsignal(number), "__code__", None) for number in signal.valid_signals()}
-    return isinstance(error, KeyboardInterrupt) or any(code in handlers for code, _ in _steps(error))
 
 
 def where_raised(error: BaseException) -> str:

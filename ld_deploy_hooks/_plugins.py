@@ -21,13 +21,13 @@ from ld_deploy_hooks import _deployhooks, hookspecs
 from ld_deploy_hooks._clock import monotonic
 from ld_deploy_hooks._entry_points import entry_points
 from ld_deploy_hooks._errors import DropEvent
+from ld_deploy_hooks._outside import is_from_outside
 from ld_deploy_hooks._own import own
 from ld_deploy_hooks._plugin_faults import (
     HOOKS,
     NonsenseError,
     answer_of,
     fault_of,
-    is_from_outside,
     looks_like_a_hook,
     read_event,
     read_mapping,

@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from ld_deploy_hooks._clock import monotonic
-from ld_deploy_hooks._log import internal_fault, say_once
+from ld_deploy_hooks._log import say_fault, say_once
 from ld_deploy_hooks._records import Identity
 
 # What it does at exit is registered before our own, and so runs after it: what our own tells is waited for.
@@ -181,7 +181,7 @@ class Registry(Generic[R]):
             try:
                 run.cut_off()
             except Exception as error:
-                internal_fault("Ending a deployment at exit", error)
+                say_fault("Ending a deployment at exit", error)
 
     def _after_fork_in_child(self) -> None:
         self.lock = threading.RLock()

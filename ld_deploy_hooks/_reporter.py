@@ -260,8 +260,9 @@ def end_all() -> None:
                 logger.warning("%s", line)
     except Exception as error:
         internal_fault("Waiting for events at exit", error)
-    with suppress(KeyboardInterrupt):
-        close_all()
+    finally:
+        with suppress(KeyboardInterrupt):
+            close_all()
 
 
 def _at_exit() -> None:

@@ -248,8 +248,11 @@ class Run:
             at, verdict = self._now_at_least(), Verdict(True, "cancelled", error=name, exit_code=128 + number)
         state = "failed" if verdict.failed else "finished"
 
+        # Plugins that are being asked already are too slow for who has to die.
+        ask = self._busy_in is None
+
         def end() -> tuple[DeploymentEvent, DeploymentRecord]:
-            return self._ending(verdict, at), replace(self.record(verdict), state=state, ended_at=at)
+            return self._ending(verdict, at, ask=ask), replace(self.record(verdict), state=state, ended_at=at)
 
         known = self._events.ending_unasked(verdict, self.started_at, at)
         return End(self._reporter, self._reporter.cut_off(self.id, known, end))

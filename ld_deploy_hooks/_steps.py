@@ -87,8 +87,9 @@ class Steps:
             self._done(error)
         except Exception as fault:
             internal_fault("Following the executor", fault)
-        while self._open:
-            self._open.pop().close(error)
+        finally:
+            while self._open:
+                self._open.pop().close(error)
         return False
 
     def begin(self, step: Step) -> None:

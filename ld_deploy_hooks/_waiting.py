@@ -18,8 +18,13 @@ _DURABLE = 1.0
 def wait(future: Future[Any] | None) -> None:
     """Block until ``future`` is done, one second at most, and say so if it is not or has failed."""
     if future is not None:
-        with suppress(Exception):
+        try:
             future.exception(_DURABLE)
+        except Exception as error:
+            from ld_deploy_hooks._outside import is_from_outside
+
+            if is_from_outside(error):
+                raise
         _say_how(future)
 
 

@@ -26,6 +26,7 @@ FLOORS = {
     "_errors": 0,
     "_clock": 0,
     "_log": 0,
+    "_outside": 0,
     "_testrun": 0,
     "_version": 0,
     "_deployhooks": 0.5,
