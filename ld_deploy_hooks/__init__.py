@@ -10,6 +10,8 @@
 
 A name loads its room when it is first asked for: tasks.py and fabfile.py are imported for ``--list``, ``--help`` and
 ``--complete`` too, and those must cost what they cost without this package.
+
+PYTEST_DONT_REWRITE: a program that has imported this package may go on to run pytest, which would warn of that.
 """
 
 from __future__ import annotations

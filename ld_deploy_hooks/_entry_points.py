@@ -27,12 +27,17 @@ def entry_points(group: str, complain: Callable[[str], None]) -> list[tuple[Entr
     from importlib.metadata import distributions
 
     found: list[tuple[EntryPoint, str]] = []
+    seen: set[str] = set()
     # Not importlib.metadata's entry_points(): a single file that cannot be read would take all others with it.
     for distribution in distributions():
         package = "an installed package"
         try:
             if group in (distribution.read_text("entry_points.txt") or ""):
                 package = distribution.name
+                # Of a package that is there twice the first counts, as for imports.
+                if package in seen:
+                    continue
+                seen.add(package)
                 found += [(point, package) for point in distribution.entry_points.select(group=group)]
         except Exception as error:
             complain(

@@ -14,9 +14,9 @@ from ld_deploy_hooks._reporter import is_over
 if TYPE_CHECKING:
     from ld_deploy_hooks._settings import Settings
 
-__all__ = ["PARENT", "parent_identity", "parent_tells"]
+__all__ = ["PARENT", "exported", "parent_identity", "parent_tells"]
 
-# {"id": …, "identity": [project, environment, application, version]}
+# {"id": …, "identity": [project, environment, application, version], "outer": the same of the one around it, or null}
 PARENT = "LD_DEPLOY_PARENT"
 # Seconds that the outbox has to say whether the parent's deployment is over.
 _MOMENT = 0.25
@@ -24,8 +24,14 @@ _MOMENT = 0.25
 
 def parent_identity() -> Identity | None:
     """Return the identity of the deployment that a parent process tells, or has told; None if there is none."""
-    parent = _parent()
-    return None if parent is None else parent[1]
+    parents = _parents()
+    return parents[0][1] if parents else None
+
+
+def exported(id: str, identity: Identity) -> dict[str, str]:
+    """Return the variables that tell a child process of a deployment which is told here, and of those around it."""
+    outer = json.loads(os.environ[PARENT]) if _parents() else None
+    return {PARENT: json.dumps({"id": id, "identity": identity, "outer": outer})}
 
 
 def parent_tells(settings: Settings, identity: Identity) -> bool:
@@ -38,24 +44,27 @@ def parent_tells(settings: Settings, identity: Identity) -> bool:
         settings: of the deployment that is about to start here.
         identity: of that deployment.
     """
-    parent = _parent()
-    if parent is None or parent[1] != identity:
-        return False
-    if settings.recording is not None:
-        return True
-    try:
-        return not is_over(settings, parent[0], timeout=_MOMENT)
-    except OutboxError:
-        return True
+    for id, told in _parents():
+        if told == identity:
+            if settings.recording is not None:
+                return True
+            try:
+                return not is_over(settings, id, timeout=_MOMENT)
+            except OutboxError:
+                return True
+    return False
 
 
-def _parent() -> tuple[str, Identity] | None:
+def _parents() -> list[tuple[str, Identity]]:
+    """Return id and identity of each deployment that processes around this one tell, the innermost first."""
     text = os.environ.get(PARENT)
-    if not text:
-        return None
+    found: list[tuple[str, Identity]] = []
     try:
-        parent = json.loads(text)
-        return str(parent["id"]), Identity(*map(str, parent["identity"]))
-    except (ValueError, TypeError, KeyError, RecursionError):
+        parent = json.loads(text) if text else None
+        while parent is not None:
+            found.append((str(parent["id"]), Identity(*map(str, parent["identity"]))))
+            parent = parent.get("outer")
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         say_once(f"{PARENT} does not hold what `ld-deploy run` exports; this deployment is told by itself.")
-        return None
+        return []
+    return found

@@ -82,10 +82,14 @@ def _never_run(function: Callable[..., object]) -> str | None:
 
 
 def _unmarked(name: str, function: object) -> str | None:
-    if not inspect.isroutine(function) or function is getattr(hookspecs, name, None):
+    if not callable(function) or function is getattr(hookspecs, name, None):
         return None
     if name not in HOOKS:
-        return _unknown(name)
+        return _unknown(name) if inspect.isroutine(function) else None
+    if not inspect.isroutine(function):
+        return (
+            f"{name} is a {type(function).__name__} and is never called. Make it a function, with @hookimpl above it."
+        )
     return f"{name} is not marked and is never called. Write @hookimpl above it (from ld_deploy_hooks import hookimpl)."
 
 

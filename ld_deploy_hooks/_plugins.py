@@ -113,6 +113,7 @@ class Plugins:
         autoload: bool = True,
         builtin: Sequence[str] = ("ci", "git", "console", "opentelemetry"),
         directory: Path | None = None,
+        testing: bool = False,
     ) -> Plugins:
         """Return the plugins that the settings ask for; what cannot be loaded is a line, and the others are loaded.
 
@@ -123,6 +124,7 @@ class Plugins:
             autoload: whether entry points of the group ``ld_deploy_hooks`` are loaded.
             builtin: modules in ``ld_deploy_hooks.plugins``; what is written here is the plugin's name.
             directory: where a ``deployhooks.py`` may lie (plugin name ``deployhooks``); None: nowhere.
+            testing: for the deployments of a test, which may watch what processes are started: without ``git``.
         """
         plugins = cls()
         wanted = [name for name in names if not name.startswith("no:")]
@@ -130,6 +132,8 @@ class Plugins:
             plugins._manager.set_blocked(blocked.removeprefix("no:").strip())
         # Pluggy calls first what was registered last.
         for name in reversed(builtin):
+            if testing and name == "git":
+                continue
             plugins._load(name, _BUILT_IN, partial(importlib.import_module, f"ld_deploy_hooks.plugins.{name}"))
         if autoload:
             points = entry_points(hookspecs.PROJECT_NAME, plugins._tells.say)

@@ -95,7 +95,7 @@ def plugins_for(settings: Settings) -> Plugins:
             # Here, so that a dry or disabled run does not pay for pluggy.
             from ld_deploy_hooks._plugins import Plugins
 
-            _plugins[key] = Plugins.load(names=key[0], autoload=key[1], directory=directory)
+            _plugins[key] = Plugins.load(names=key[0], autoload=key[1], directory=directory, testing=key[3] is not None)
         return _plugins[key]
 
 

@@ -17,6 +17,7 @@ from collections.abc import Generator, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary, WeakSet
 
 import pytest
 
@@ -31,11 +32,12 @@ _TOKEN = "api-test-token"
 # Seconds that the end of a test waits for what is still on its way to the stand-in.
 _ENDING = 1.0
 
-_holds = pytest.StashKey[bool]()
+# Not in a stash, which pytest has from 7 on: this plugin is loaded by every pytest that finds the package.
+_held: WeakSet[pytest.Config] = WeakSet()
 # Deployments that a fixture of a wider scope than a function has opened: they outlive a test.
-_wider: pytest.StashKey[set[Run]] = pytest.StashKey()
+_wider: WeakKeyDictionary[pytest.Config, set[Run]] = WeakKeyDictionary()
 # Of a test that asks for deployment_events: its events, and what ends their recording.
-_recorded: pytest.StashKey[tuple[RecordedEvents, ExitStack]] = pytest.StashKey()
+_recorded: WeakKeyDictionary[pytest.Item, tuple[RecordedEvents, ExitStack]] = WeakKeyDictionary()
 
 
 # -- nothing is sent --------------------------------------------------------------------------------------------------
@@ -62,9 +64,9 @@ def _hold(config: pytest.Config) -> None:
     A program that has called ``pytest.main()`` goes on after it, and may deploy then; a session that runs inside
     another's test ends alone.
     """
-    if config.stash.get(_holds, False):
+    if config in _held:
         return
-    config.stash[_holds] = True
+    _held.add(config)
     from ld_deploy_hooks._testrun import OFF, VARIABLE, held, hold_process, is_held, is_pytests_own
 
     # For children. The switches of whoever started pytest would hide from the fixtures what a deploy tells.
@@ -126,7 +128,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, Any]:
             from ld_deploy_hooks._log import forget_said
             from ld_deploy_hooks._run import runs
 
-            wider: set[Run] = item.config.stash.get(_wider, set())
+            wider: set[Run] = _wider.get(item.config, set())
             runs.forget(before | wider)
             forget_said()
 
@@ -145,7 +147,7 @@ def pytest_fixture_setup(
         with nullcontext() if current_recording() is None else held():
             return (yield)
     finally:
-        wider = request.config.stash.setdefault(_wider, set())
+        wider = _wider.setdefault(request.config, set())
         wider &= _open_runs()
         wider |= _open_runs() - before
 
@@ -170,7 +172,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         )
     if "deployment_events" in names and not marked:
         recording = ExitStack()
-        item.stash[_recorded] = (recording.enter_context(_recording(item.config)), recording)
+        _recorded[item] = (recording.enter_context(_recording(item.config)), recording)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -179,15 +181,14 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, Any, Any]:
     try:
         return (yield)
     finally:
-        if _recorded in item.stash:
-            item.stash[_recorded][1].close()
-            del item.stash[_recorded]
+        if item in _recorded:
+            _recorded.pop(item)[1].close()
 
 
 def _recording(config: pytest.Config) -> AbstractContextManager[RecordedEvents]:
     from ld_deploy_hooks.testing._recorder import recording
 
-    wider = config.stash.setdefault(_wider, set())
+    wider = _wider.setdefault(config, set())
     return recording(wider)
 
 
@@ -205,8 +206,8 @@ def deployment_events(request: pytest.FixtureRequest) -> Iterator[RecordedEvents
             "for its events, or take the marker away.",
             pytrace=False,
         )
-    if _recorded in request.node.stash:
-        yield request.node.stash[_recorded][0]
+    if request.node in _recorded:
+        yield _recorded[request.node][0]
         return
     # Asked for in the middle, by getfixturevalue().
     with _recording(request.config) as events:

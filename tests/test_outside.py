@@ -29,7 +29,8 @@ HANDLERS = {
     "handler = functools.partial(raises, Timeout)",
     "an object": "class Handler:\n    def __call__(self, number, frame): raise Timeout\nhandler = Handler()",
     "a method": "class Handler:\n    def on(self, number, frame): raise Timeout\nhandler = Handler().on",
-    "another one in its place": "def handler(number, frame):\n    signal.signal(number, signal.SIG_IGN)\n    raise Timeout",
+    "another one in its place": "def handler(number, frame):\n    signal.signal(number, signal.SIG_IGN)\n"
+    "    raise Timeout",
 }
 # A deploy that is in our code when the signal comes: `asks()` raises it.
 PLACES = {

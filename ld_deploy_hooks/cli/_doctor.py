@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
+from contextlib import redirect_stdout
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -43,7 +45,8 @@ def add_to(commands: Any) -> None:
 def _run(arguments: argparse.Namespace) -> int:
     from ld_deploy_hooks.cli._examination import ask_service, examine
 
-    examination = examine(_working_directory())
+    with redirect_stdout(sys.stderr):  # what plugins print is no part of the report
+        examination = examine(_working_directory())
     settings, found = examination.settings, list(examination.findings)
     identity = None
     if arguments.online:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +47,8 @@ def _run(arguments: argparse.Namespace) -> int:
     from ld_deploy_hooks._plugins import Plugins
     from ld_deploy_hooks._settings import resolve
 
-    with caught_lines() as lines:
+    # What plugins print is no part of the report.
+    with caught_lines() as lines, redirect_stdout(sys.stderr):
         tasks, file, unread = _of_host()
         settings = resolve(
             host=file.section if file is not None else {}, host_name=str(file.path) if file is not None else ""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import signal
 from typing import TYPE_CHECKING, Any
@@ -88,11 +87,11 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _exported(told: Deployment) -> dict[str, str]:
     """Return what the command's environment says of the deployment, so that it does not tell the same one again."""
-    from ld_deploy_hooks._parent import PARENT
+    from ld_deploy_hooks._parent import exported
 
     if told.identity is None or told._run.told_by_parent:
         return {}
-    return {PARENT: json.dumps({"id": told.id, "identity": told.identity})}
+    return exported(told.id, told.identity)
 
 
 def _verdict(code: int, received: set[int]) -> Verdict:
