@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from ld_deploy_hooks._door import host_room, surroundings_of
 from ld_deploy_hooks._entries import Bound, Call, Entry, begun, begun_async, leave, over, over_async, take_bound
+from ld_deploy_hooks._errors import SettingsError
 from ld_deploy_hooks._log import internal_fault
+from ld_deploy_hooks._outside import is_from_outside
 from ld_deploy_hooks._verdicts import Verdict
 
 if TYPE_CHECKING:
@@ -107,12 +109,18 @@ class Around:
         self._args = args
         self._kwargs = kwargs
         self._bound: Bound | None = None
+        self._entry: Entry | None = None
         self._handed_over = False
         self._host: str | None = None
 
     def __enter__(self) -> Around:
-        self._entry = self._enter()
-        begun(self._entry)
+        try:
+            self._entry = self._enter()
+            begun(self._entry)
+        except SettingsError:
+            raise
+        except Exception as error:
+            internal_fault("Starting a deployment", error)
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> Literal[False]:
@@ -121,8 +129,13 @@ class Around:
         return False
 
     async def __aenter__(self) -> Around:
-        self._entry = self._enter()
-        await begun_async(self._entry)
+        try:
+            self._entry = self._enter()
+            await begun_async(self._entry)
+        except SettingsError:
+            raise
+        except Exception as error:
+            internal_fault("Starting a deployment", error)
         return self
 
     async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> Literal[False]:
@@ -179,6 +192,8 @@ class Around:
 
     def _leave(self, error: BaseException | None) -> Future[bool] | None:
         failed = False
+        if self._entry is None:
+            return None
         try:
             failed = error is None and not self._block.succeeded(self.result)
             if self._bound is not None:
@@ -190,8 +205,6 @@ class Around:
             elif self._host is not None:
                 self._entry.note_host(self._host, error, failed=failed)
         except BaseException as fault:
-            from ld_deploy_hooks._outside import is_from_outside
-
             if not isinstance(fault, Exception) or is_from_outside(fault):
                 # It came while the user's function judged the result.
                 leave(self._entry, fault)

@@ -25,8 +25,11 @@ from ld_deploy_hooks._entries import (
     over_async,
     unbind,
 )
+from ld_deploy_hooks._errors import SettingsError
 from ld_deploy_hooks._fields import Fields
 from ld_deploy_hooks._log import internal_fault, say_once
+from ld_deploy_hooks._outside import is_from_outside
+from ld_deploy_hooks._untold import untold
 
 if TYPE_CHECKING:
     from typing import TypeVar
@@ -81,7 +84,13 @@ class Block:
         return decorate(self, function)
 
     def __enter__(self) -> Deployment:
-        return begun(self._enter_here(id(sys._getframe(1))))
+        self._refuse_success()
+        try:
+            return begun(self._enter_here(id(sys._getframe(1))))
+        except SettingsError:
+            raise
+        except Exception as error:
+            return untold(error)
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> Literal[False]:
         over(leave(self._innermost(id(sys._getframe(1))), error))
@@ -91,7 +100,13 @@ class Block:
         return self._aenter(id(sys._getframe(1)))
 
     async def _aenter(self, frame: int) -> Deployment:
-        return await begun_async(self._enter_here(frame))
+        self._refuse_success()
+        try:
+            return await begun_async(self._enter_here(frame))
+        except SettingsError:
+            raise
+        except Exception as error:
+            return untold(error)
 
     def __aexit__(
         self, kind: object, error: BaseException | None, trace: object
@@ -154,8 +169,6 @@ class Block:
         """Whether what the function returned means success, by the user's ``success``."""
         if self._success is None:
             return True
-        from ld_deploy_hooks._outside import is_from_outside
-
         try:
             return bool(self._success(result))
         except BaseException as error:
@@ -174,11 +187,13 @@ class Block:
         # Invoke deep-copies the tasks of a module's namespace, and with them the mark that says which block is theirs.
         return self
 
-    def _enter_here(self, frame: int) -> Entry:
+    def _refuse_success(self) -> None:
         if self._success is not None:
             raise TypeError(
                 "success= judges what a function returns; in a `with` block call d.mark_failed('why') instead"
             )
+
+    def _enter_here(self, frame: int) -> Entry:
         return self.enter(Call(surroundings=surroundings_of(())), frame)
 
     def _innermost(self, frame: int) -> Entry | None:

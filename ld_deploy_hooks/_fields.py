@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ld_deploy_hooks._door import Surroundings
 from ld_deploy_hooks._errors import SettingsError
 from ld_deploy_hooks._log import say_once
+from ld_deploy_hooks._outside import is_from_outside
 from ld_deploy_hooks._testrun import current_recording
 
 if TYPE_CHECKING:
@@ -149,8 +150,6 @@ def _asked(
     faults: list[tuple[str, str]],
 ) -> Any:
     """Return what a callable field answers; None, and a line, if it raises."""
-    from ld_deploy_hooks._outside import is_from_outside
-
     try:
         return value(*args, **kwargs) if (args or kwargs) and _takes_arguments(value) else value()
     except BaseException as error:

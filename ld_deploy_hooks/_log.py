@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from ld_deploy_hooks._outside import is_from_outside
+
 __all__ = ["forget_said", "internal_fault", "listeners", "logger", "say_once"]
 
 # Seconds that stderr may take to take a line.
@@ -31,8 +33,6 @@ class _Lines(_Adapter):
                 return
             super().log(level, msg, *args, stacklevel=kwargs.pop("stacklevel", 1) + 1, **kwargs)
         except Exception as error:
-            from ld_deploy_hooks._outside import is_from_outside
-
             if is_from_outside(error):
                 raise
 
@@ -43,8 +43,11 @@ def _is_heard() -> bool:
     Into a pipe that nobody reads it would be a wait without an end, and into one whose reader has gone the interpreter
     would fail to write it once more at exit, and change the exit status to 120.
     """
-    import select
-
+    try:
+        import select
+    except ImportError:
+        # No file can be opened any more.
+        return True
     if sys.stderr is None or not hasattr(select, "poll"):
         return True
     poll = select.poll()
@@ -83,8 +86,6 @@ def internal_fault(doing: str, error: Exception) -> None:
     Raises:
         Exception: then it is that, and the deploy's own.
     """
-    from ld_deploy_hooks._outside import is_from_outside
-
     if is_from_outside(error):
         raise error
     say_fault(doing, error)

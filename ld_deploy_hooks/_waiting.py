@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import Any
 
 from ld_deploy_hooks._log import say_once
+from ld_deploy_hooks._outside import is_from_outside
 
 __all__ = ["asyncio_task", "wait", "wait_async"]
 
@@ -21,8 +22,6 @@ def wait(future: Future[Any] | None) -> None:
         try:
             future.exception(_DURABLE)
         except Exception as error:
-            from ld_deploy_hooks._outside import is_from_outside
-
             if is_from_outside(error):
                 raise
         _say_how(future)

@@ -301,6 +301,62 @@ def test_no_thread_can_be_started(deploys: Deploys, server: FaultServer) -> None
     assert told(server.events) == {"v1": ["started", "finished"]}
 
 
+NOT_TO_BE_MADE = {
+    "no file can be opened": """
+import resource
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+files = []
+try:
+    while True: files.append(open(os.devnull))
+except OSError:
+    pass
+""",
+    "the package is gone": """
+import ld_deploy_hooks
+ld_deploy_hooks.__path__[:] = []
+""",
+}
+BLOCKS = {
+    "with": """
+with deployment("billing", version="v1") as d:
+    print("deploying", d.state)
+    d.custom(step=1)
+    d.metadata["ticket"] = 7
+    d.mark_failed("no")
+""",
+    "async with": """
+async def deploy():
+    async with deployment("billing", version="v1") as d:
+        print("deploying", d.state)
+        d.custom(step=1)
+coroutine = deploy()
+try:
+    coroutine.send(None)
+except StopIteration:
+    pass
+""",
+    "decorated": """
+@deployment("billing", version="v1", success=bool)
+def deploy():
+    print("deploying", "pending")
+deploy()
+""",
+}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs the module resource")
+@pytest.mark.parametrize("why", NOT_TO_BE_MADE)
+@pytest.mark.parametrize("block", BLOCKS)
+def test_a_block_runs_whose_deployment_cannot_be_made(
+    deploys: Deploys, server: FaultServer, why: str, block: str
+) -> None:
+    ended = deploys.run(f"{NOT_TO_BE_MADE[why]}{BLOCKS[block]}sys.exit(3)\n")
+    assert (ended.status, ended.stdout) == (3, "deploying pending\n"), ended.stderr
+    assert len(ended.lines) == 1
+    assert ended.stderr.startswith("Starting a deployment failed with ")
+    assert server.events == []
+
+
 def test_no_home(deploys: Deploys, server: FaultServer) -> None:
     for name in ("HOME", "XDG_STATE_HOME", "LD_DEPLOY_OUTBOX"):
         del deploys.env[name]

@@ -25,9 +25,10 @@ LONGEST_FILE = 400
 FLOORS = {
     "_errors": 0,
     "_clock": 0,
-    "_log": 0,
+    "_log": 0.25,
     "_outside": 0,
     "_testrun": 0,
+    "_untold": 0.5,
     "_version": 0,
     "_deployhooks": 0.5,
     "_entry_points": 0.5,
