@@ -32,6 +32,13 @@ _HOUSE = 3600.0
 T = TypeVar("T")
 
 
+class _MovedError(OutboxError):
+    """The events of this identity are in memory, and those that follow go there too."""
+
+    def __init__(self) -> None:
+        super().__init__("The events of this deployment are in memory.", path="")
+
+
 class Recorder:
     """Records and delivers for one outbox, one base URI and one token.
 
@@ -140,6 +147,11 @@ class Recorder:
 
         return self._record(command, tell, step)
 
+    @property
+    def holds_in_memory(self) -> bool:
+        """Whether events are in memory alone, and are lost with the process unless they are left to the next run."""
+        return bool(self._spare) and not self._closed
+
     def leave_undone(self) -> None:
         """Leave to the next run what is in memory or not on disk yet; takes no lock that others hold."""
         self.rest.leave_undone()
@@ -237,6 +249,12 @@ class Recorder:
         durable: Future[T] = Future()
         self.rest.not_on_disk[id(durable)] = step
 
+        def in_turn(box: Outbox) -> T:
+            # What came before it may have gone to memory while this waited for the outbox.
+            if step.event.identity in self._spare:
+                raise _MovedError
+            return command(box)
+
         def settle(done: Future[T]) -> None:
             self.rest.not_on_disk.pop(id(durable), None)
             error = done.exception()
@@ -257,10 +275,11 @@ class Recorder:
             if not isinstance(error, OutboxError) or self._closed:
                 settle(done)
                 return
-            say_once(
-                f"{error} This run's events are sent straight from memory; what cannot be sent by its end is left to "
-                "the next run, if anything can be written beside the outbox."
-            )
+            if not isinstance(error, _MovedError):
+                say_once(
+                    f"{error} This run's events are sent straight from memory; what cannot be sent by its end is left "
+                    "to the next run, if anything can be written beside the outbox."
+                )
             try:
                 spare = self._spare.journal()
             except RuntimeError:
@@ -273,5 +292,5 @@ class Recorder:
         if step.event.identity in self._spare:
             self._spare.journal().writer.submit(command).add_done_callback(settle)
         else:
-            self._journal.writer.submit(command).add_done_callback(fall_back)
+            self._journal.writer.submit(in_turn).add_done_callback(fall_back)
         return durable

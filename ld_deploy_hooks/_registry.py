@@ -93,6 +93,8 @@ class Registry(Generic[R]):
         self.signals = Signals(self._cut_off, self._note_signal)
         # Ends that may not be on disk yet: a signal waits for these, too.
         self._ends: list[End] = []
+        # Those who keep events in memory, the outbox being out of use.
+        self._in_memory: set[Reporter] = set()
         atexit.register(self._at_exit)
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._after_fork_in_child)
@@ -142,15 +144,21 @@ class Registry(Generic[R]):
     def watch(self) -> None:
         """Handle signals, unless no deployment is open and every end is on disk."""
         with self.lock:
-            if self.open or any(not end.durable.done() for end in self._ends):
+            if self.open or self._is_any_end_unsafe():
                 self.signals.watch()
 
     def let_go(self) -> None:
         """Put back the handlers of signals, unless a deployment is open or an end is not on disk yet."""
         with self.lock:
-            self._ends = [end for end in self._ends if not end.durable.done()]
-            if not self.open and not self._ends:
+            if not self.open and not self._is_any_end_unsafe():
                 self.signals.release()
+
+    def _is_any_end_unsafe(self) -> bool:
+        """Whether the process would take an end with it, which is not on disk yet or in memory alone."""
+        in_memory = {end.reporter for end in self._ends} | self._in_memory
+        self._in_memory = {reporter for reporter in in_memory if reporter.holds_in_memory}
+        self._ends = [end for end in self._ends if not end.durable.done()]
+        return bool(self._ends or self._in_memory)
 
     def forget(self, kept: Collection[R]) -> None:
         """End every run but these, as the exit of its process would: a test leaves none to the next."""
@@ -168,7 +176,7 @@ class Registry(Generic[R]):
         for end in ends:
             with suppress(Exception):
                 end.durable.exception(max(deadline - monotonic(), 0))
-        for reporter in {end.reporter for end in ends}:
+        for reporter in {end.reporter for end in ends} | self._in_memory:
             reporter.send(max(deadline - monotonic(), 0))
             reporter.leave_undone()
 
@@ -189,3 +197,4 @@ class Registry(Generic[R]):
         self.present.clear()
         self.open.clear()
         self._ends.clear()
+        self._in_memory.clear()

@@ -56,6 +56,9 @@ class Reporter(Protocol):
 
     plugins: Plugins
 
+    @property
+    def holds_in_memory(self) -> bool: ...
+
     def started(self, event: DeploymentEvent, record: DeploymentRecord) -> Future[Any]: ...
 
     def ended(self, event: DeploymentEvent, record: DeploymentRecord, error: BaseException | None) -> Future[bool]: ...

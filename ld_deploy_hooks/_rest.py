@@ -66,7 +66,10 @@ class Rest:
             self._sender.close(timeout)
         try:
             kept = self._journal.pending(max(deadline - monotonic(), _LEAST))
-            if kept:
+            # Delivered, but the outbox could not take that: a disk was full. Sent again, they would come out of order.
+            if final and self._journal.sent and self._leave([]) is not None:
+                kept -= len(self._journal.sent)
+            if kept > 0:
                 lines.append(
                     f"{kept} event(s) wait in {self._settings.outbox} for {self._settings.base_uri}: {self._why()}. "
                     "The next deployment sends them; `ld-deploy flush` does it now."

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from ld_deploy_hooks._clock import monotonic, now
 from ld_deploy_hooks._flights import Answer, Attempt, Client, Flights
-from ld_deploy_hooks._log import internal_fault, logger
+from ld_deploy_hooks._log import internal_fault, say_once
 
 __all__ = ["ATTEMPT", "Item", "Sender", "Source"]
 
@@ -170,7 +170,7 @@ class Sender:
 
     def _say(self, line: str) -> None:
         if not self._muted:
-            logger.warning("%s", line)
+            say_once(line)
 
     def _run(self) -> None:
         try:

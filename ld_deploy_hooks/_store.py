@@ -20,7 +20,7 @@ from ld_deploy_hooks._recovery import recover
 from ld_deploy_hooks._writer import Direct, Writer
 
 if TYPE_CHECKING:
-    from ld_deploy_hooks._outbox import Claimed, Outbox
+    from ld_deploy_hooks._outbox import Claimed, EventStatus, Outbox
     from ld_deploy_hooks._plugins import Plugins
 
 __all__ = ["Journal", "Store"]
@@ -96,32 +96,44 @@ class Store:
         """Do what keeps the outbox in order; the future gives what was recovered."""
         kept: Future[list[DeploymentRecord]] = Future()
 
-        def settle(done: Future[tuple[list[DeploymentRecord], list[str]]]) -> None:
+        def settle(done: Future[tuple[list[DeploymentRecord], list[str], list[EventStatus]]]) -> None:
             error = done.exception()
             if error is not None:
                 kept.set_exception(error)
                 return
-            recovered, dead = done.result()
+            recovered, dead, given_up = done.result()
             # Only now: as long as anything of theirs is open in the file, their lock has to tell that they are dead.
             for owner in dead:
                 forget_dead(self._owners, owner)
-            kept.set_result(recovered)
+            go_on(recovered, given_up, [])
+
+        def go_on(recovered: list[DeploymentRecord], more: list[EventStatus], given_up: list[EventStatus]) -> None:
+            if not more:
+                self._say_given_up(given_up)
+                kept.set_result(recovered)
+                return
+            # Some at a time, so that no event of the deploy that runs waits behind them all.
+            pruned = self.writer.submit(lambda box: box.prune(now=now()))
+            pruned.add_done_callback(
+                lambda done: go_on(recovered, [] if done.exception() else done.result(), [*given_up, *more])
+            )
 
         self.take_up()
         self.writer.submit(self._keep_house).add_done_callback(settle)
         return kept
 
-    def _keep_house(self, box: Outbox) -> tuple[list[DeploymentRecord], list[str]]:
+    def _keep_house(self, box: Outbox) -> tuple[list[DeploymentRecord], list[str], list[EventStatus]]:
         recovered = self.recover(box)
         dead = [owner for owner in owners_in(self._owners) if self._death_of(owner) is not None] if self._owners else []
         box.void_leases(dead)
-        given_up = box.prune(now=now())
+        return recovered, dead, box.prune(now=now())
+
+    def _say_given_up(self, given_up: list[EventStatus]) -> None:
         if given_up:
             say_once(
                 f"{len(given_up)} event(s) in {self._path} were given up: {given_up[0].reason}. They are kept as "
                 "rejected; `ld-deploy retry` puts them back in line."
             )
-        return recovered, dead
 
     def is_dead(self, owner: str) -> bool:
         """Whether a process that has used this outbox is dead."""
@@ -181,6 +193,7 @@ class Journal:
         self._plugins = plugins
         self._own: set[str] = set()
         self._sent: set[str] = set()
+        self._under_way: set[int] = set()
 
     def owns(self, deployment_id: str) -> None:
         """Events of this deployment go before those of others, until its end has been delivered or rejected."""
@@ -199,7 +212,9 @@ class Journal:
             if item.event_id in self._sent:
                 # Delivered before, but the outbox could not take the ack then (a full disk): never send it again.
                 self.ack(item)
-            else:
+            elif item.id not in self._under_way:
+                # Else the clock was set, and the lease of what this process is sending seems to be over.
+                self._under_way.add(item.id)
                 fresh.append(item)
         return fresh
 
@@ -215,6 +230,7 @@ class Journal:
         self._sent.add(item.event_id)
 
     def ack(self, item: Claimed) -> None:
+        self._under_way.discard(item.id)
         done = self.writer.submit(lambda box: box.ack(item.id, owner=self._owner, now=now()))
 
         def told(future: Future[bool]) -> None:
@@ -228,14 +244,17 @@ class Journal:
         done.add_done_callback(told)
 
     def retry_later(self, item: Claimed, next_attempt: int) -> None:
+        self._under_way.discard(item.id)
         self.writer.submit(
             lambda box: box.retry_later(item.id, owner=self._owner, next_attempt=next_attempt, now=now())
         )
 
     def release(self, item: Claimed) -> None:
+        self._under_way.discard(item.id)
         self.writer.submit(lambda box: box.release(item.id, owner=self._owner))
 
     def reject(self, item: Claimed, reason: str) -> None:
+        self._under_way.discard(item.id)
         self.writer.submit(lambda box: box.reject(item.id, owner=self._owner, reason=reason, now=now()))
         self._is_settled(item)
         self._tell(item, lambda event: self._plugins.event_rejected(event, reason))

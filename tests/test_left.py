@@ -239,3 +239,62 @@ leave()
     assert ended.status == 0
     assert ended.lingered < 2 + 1.5
     deploys.next_run()
+
+
+def test_what_is_in_memory_after_the_block_is_left_by_a_signal_too(deploys: Deploys) -> None:
+    """Nothing is open any more, and nothing would be lost of an outbox that could be used."""
+    with FaultServer(answer(), answer(), silent) as server:
+        deploys.set(LD_BASE_URI=server.base_uri)
+        deploys.run(PLAIN, "v0")
+        with of_a_newer_version(deploys.outbox):
+            running = deploys.start("with deployment('billing', version='v1'):\n    pass\nready(); time.sleep(60)")
+            ended = running.until_ready().send(signal.SIGTERM).ends()
+            assert (ended.status, ended.lingered < 3) == (-signal.SIGTERM, True)
+        server.heal()
+        deploys.next_run()
+        assert told(server.events) == {"v0": ["started", "finished"], "v1": ["started", "finished"]}
+
+
+def test_an_end_follows_its_start_to_memory_though_it_was_queued_before(deploys: Deploys, server: FaultServer) -> None:
+    deploys.run(PLAIN, "v0")
+    running = deploys.start(
+        f"""
+import ld_deploy_hooks._outbox._database as database
+database._BUSY = 2000
+with deployment("warm", version="v0"):
+    pass
+ready()
+{until("held")}
+with deployment("billing", version="v1"):
+    pass
+time.sleep(5)
+"""
+    ).until_ready()
+    with held(deploys.outbox):
+        (deploys.folder / "held").touch()
+        while "straight from memory" not in running.said_so_far():
+            assert running.process.poll() is None
+    assert running.ends().status == 0
+    with contextlib.closing(sqlite3.connect(deploys.outbox)) as box:
+        ((kept,),) = box.execute("SELECT count(*) FROM events WHERE payload LIKE '%v1%'")
+    assert kept == 0, "from there it would be sent beside its start, and perhaps before it"
+    assert told(server.events)["v1"] == ["started", "finished"]
+
+
+def test_what_cannot_be_acknowledged_is_not_sent_again_by_the_next_run(deploys: Deploys, server: FaultServer) -> None:
+    """The outbox answers, and takes no more: as on a disk that has got full."""
+    ended = deploys.run(
+        """
+import ld_deploy_hooks._outbox as outbox
+from ld_deploy_hooks._errors import OutboxError
+def full(self, *args, **kwargs):
+    raise OutboxError("The disk is full.", path="outbox.db")
+with deployment("billing", version="v1"):
+    outbox.Outbox.ack = full
+leave()
+"""
+    )
+    assert (ended.status, ended.stderr.count("1 event(s) wait in")) == (0, 1)
+    deploys.next_run()
+    assert told(server.events) == {"v1": ["started", "finished"]}
+    assert repeats(server.events) == 0

@@ -172,6 +172,9 @@ def _why_untold(settings: Settings) -> str:
 class _Reporter:
     """What one run takes for outbox and sender."""
 
+    # There is no next run to leave anything to.
+    holds_in_memory = False
+
     def __init__(self, tape: _Tape, plugins: Plugins) -> None:
         self.plugins = plugins
         self._tape = tape
