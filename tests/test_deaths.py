@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import pytest
 from fault_kit import MARGIN, PLAIN, Deploys, deploys_fixture  # noqa: F401
 from fault_server import FaultServer, answer, repeats, silent, told
-from outbox_kit import end, opened, start
+from outbox_kit import end, lone, opened, start
 
 
 @pytest.fixture
@@ -489,3 +489,38 @@ leave()
     (deploys.folder / "go").touch()
     assert long.ends().status == 0
     assert ("failed" in [event["eventType"] for event in server.events]) is recovered
+
+
+def test_all_that_is_too_old_is_given_up_at_once(deploys: Deploys, server: FaultServer) -> None:
+    """More than is given up in one transaction."""
+    then = time.time_ns() // 1_000_000 - 8 * 24 * 3600 * 1000
+    deploys.run(PLAIN, "v0")
+    with opened(deploys.outbox) as box, box.transaction():
+        for number in range(2500):
+            lone(box, f"old-{number}", of=f"app{number}", base_uri=server.base_uri, now=then)
+    flushed = deploys.command("flush", "--recover")
+    assert (flushed.status, flushed.stderr.count("2500 event(s) in")) == (1, 1)
+    assert told(server.events) == {"v0": ["started", "finished"]}
+
+
+def test_a_clock_that_is_set_while_an_event_is_sent_sends_none_twice(deploys: Deploys) -> None:
+    with FaultServer(answer(), answer(), answer(delay=1.0)) as server:
+        deploys.set(LD_BASE_URI=server.base_uri, LD_DEPLOY_FLUSH_TIMEOUT="8")
+        ended = deploys.run(
+            """
+import ld_deploy_hooks._clock as clock
+real, ahead = clock.time_ns, [0]
+clock.time_ns = lambda: real() + ahead[0]
+with deployment("warm", version="v0"):
+    pass
+assert flush(5)
+with deployment("billing", version="v1") as d:
+    time.sleep(0.5)
+    ahead[0] = 120 * 10**9
+    d.custom(step=1)
+leave()
+"""
+        )
+        assert ended.status == 0
+        assert told(server.events)["v1"] == ["started", "custom", "finished"]
+        assert repeats(server.events) == 0

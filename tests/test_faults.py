@@ -322,3 +322,13 @@ def test_the_events_of_the_deploy_that_runs_go_before_five_thousand_old_ones(dep
         assert facts.pop("v1") == ["started", "finished"]
         assert len(facts) == 2500
         assert set(map(tuple, facts.values())) == {("started", "finished")}
+
+
+def test_many_events_that_are_refused_alike_are_one_line(deploys: Deploys) -> None:
+    with FaultServer(answer(400)) as server:
+        deploys.set(LD_BASE_URI=server.base_uri)
+        ended = deploys.run(
+            "with deployment('billing', version='v1') as d:\n    for n in range(5): d.custom(n=n)\nleave()"
+        )
+        assert (ended.status, len(ended.lines)) == (0, 1)
+        assert "400" in ended.stderr

@@ -298,3 +298,18 @@ leave()
     deploys.next_run()
     assert told(server.events) == {"v1": ["started", "finished"]}
     assert repeats(server.events) == 0
+
+
+def test_what_is_left_waits_for_no_disk(deploys: Deploys, server: FaultServer) -> None:
+    """A disk that takes long to sync holds the outbox up; what lies beside it is on the same one."""
+    deploys.run(PLAIN, "v0")
+    running = deploys.start(
+        f"os.fsync = lambda file: time.sleep(30)\nwith deployment('billing', version='v1'):\n    ready()\n"
+        f"    {until('held')}\nleave()"
+    ).until_ready()
+    with held(deploys.outbox):
+        (deploys.folder / "held").touch()
+        ended = running.ends()
+    assert (ended.status, ended.lingered < 2 + 1.5) == (0, True)
+    deploys.next_run()
+    assert told(server.events)["v1"] == ["started", "finished"]
