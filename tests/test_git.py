@@ -8,17 +8,20 @@ import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from told import Told, script, settings, told_fixture  # noqa: F401
 
+from ld_deploy_hooks import deployment
 from ld_deploy_hooks._records import DeploymentEvent, DeploymentRecord, EventType, Identity
 from ld_deploy_hooks._settings import resolve
 from ld_deploy_hooks.plugins import git
+from ld_deploy_hooks.testing import record_deployments
 
 RECORD = DeploymentRecord(id="1", identity=Identity("p", "e", "a", "1"), state="started")
 
@@ -422,6 +425,40 @@ def test_without_git_nothing_is_said(repository: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("PATH", str(repository))
     assert git.ld_deploy_provide_defaults(resolve()) == {"version": None, "application_key": None}
     assert _metadata() == {}
+
+
+def _raises(*_: object, **__: object) -> None:
+    raise AssertionError("a test starts no process")
+
+
+STAND_INS: dict[str, Callable[..., object]] = {
+    "raises": _raises,
+    "answers text": lambda *_, **__: subprocess.CompletedProcess([], 0, "v1.2.3", ""),
+    "answers what its test needs": lambda *_, **__: SimpleNamespace(returncode=0),
+    "answers nothing": lambda *_, **__: None,
+}
+
+
+@pytest.mark.parametrize("stand_in", STAND_INS)
+def test_where_something_stands_in_for_subprocess_nothing_is_said(
+    stand_in: str, repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subprocess, "run", STAND_INS[stand_in])
+    assert git.ld_deploy_provide_defaults(resolve()) == {"version": None, "application_key": None}
+    assert _metadata() == {}
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_in_a_recording_it_is_loaded_where_it_is_named_alone(
+    named: bool, repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LD_DEPLOY_PLUGINS", f"no:console{',ld_deploy_hooks.plugins.git' if named else ''}")
+    with record_deployments() as events, deployment():
+        pass
+    (started,) = events.started
+    found = ("web", _git(repository, "rev-parse", "HEAD")) if named else ("test-application", "test-version")
+    assert (started.application_key, started.version) == found
+    assert ("commit" in started.deployment_metadata) is named
 
 
 def test_in_a_folder_that_is_gone_nothing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

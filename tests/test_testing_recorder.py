@@ -21,8 +21,7 @@ from ld_deploy_hooks.testing import FakeLaunchDarkly, RecordedEvents, record_dep
 
 
 @pytest.fixture(autouse=True)
-def _nothing_stays(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.chdir(tmp_path_factory.mktemp("no-repository"))  # whose version and commit would be told
+def _nothing_stays() -> Iterator[None]:
     yield
     forget()
 

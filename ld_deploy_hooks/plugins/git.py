@@ -117,10 +117,10 @@ class _Repository:
                 timeout=_PATIENCE,
                 check=False,
             )
+            return str(answer.stdout, "utf-8", "replace").strip() if answer.returncode == 0 else None
         except Exception:
-            # No git, no time; or a test has put something else in the place of subprocess.
+            # No git, no time; or a test has put something else in the place of subprocess, which may answer anything.
             return None
-        return answer.stdout.decode("utf-8", "replace").strip() if answer.returncode == 0 else None
 
 
 # What was asked for the defaults of the deployment that this thread is about to start.
