@@ -58,13 +58,15 @@ def parent_tells(settings: Settings, identity: Identity) -> bool:
 def _parents() -> list[tuple[str, Identity]]:
     """Return id and identity of each deployment that processes around this one tell, the innermost first."""
     text = os.environ.get(PARENT)
+    if not text:
+        return []
     found: list[tuple[str, Identity]] = []
     try:
-        parent = json.loads(text) if text else None
-        while parent is not None:
+        parent = json.loads(text)
+        while parent is not None or not found:
             found.append((str(parent["id"]), Identity(*map(str, parent["identity"]))))
             parent = parent.get("outer")
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         say_once(f"{PARENT} does not hold what `ld-deploy run` exports; this deployment is told by itself.")
         return []
     return found

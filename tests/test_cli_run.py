@@ -316,6 +316,19 @@ def test_a_deployment_of_the_same_identity_in_the_command_is_the_same(deploys: D
     assert [kind for key, kind in facts if key == "web"] == ["started", "finished"]
 
 
+BETWEEN = (sys.executable, "-m", "ld_deploy_hooks", "run", "--application-key", "web", "--version", "v2", "--")
+
+
+@pytest.mark.parametrize("within", [BETWEEN, (*BETWEEN, *OURS)], ids=["a deployment", "a run"])
+def test_what_a_run_further_out_tells_is_told_once(
+    deploys: Deploys, server: FaultServer, within: tuple[str, ...]
+) -> None:
+    nested = "from ld_deploy_hooks import deployment\nwith deployment('billing', version='v1') as d: d.custom(a=1)"
+    ended = run(deploys, *within, sys.executable, "-c", nested)
+    assert (ended.status, ended.stderr) == (0, "")
+    assert told(server.events) == {"v1": ["started", "custom", "finished"], "v2": ["started", "finished"]}
+
+
 def test_what_a_plugin_drops_is_not_told_by_the_command_either(deploys: Deploys, server: FaultServer) -> None:
     (deploys.folder / "drops.py").write_text(
         "import os\nfrom ld_deploy_hooks import DropEvent, hookimpl\n@hookimpl\ndef ld_deploy_modify_event(event):\n"

@@ -478,7 +478,28 @@ def test_what_a_parent_process_tells_is_not_told_again(told: Told, monkeypatch: 
     assert told.kinds() == ["custom", "started", "finished"]
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"identity": 5}', '{"identity": ["a"]}', "[" * 100_000])
+def test_what_a_process_around_the_parent_tells_is_not_told_again(told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+    around = {"id": "1", "identity": ["default", "production", "billing", "a90a8a2"], "outer": None}
+    parent = {"id": "2", "identity": ["default", "production", "web", "b81b7b1"], "outer": around}
+    monkeypatch.setenv("LD_DEPLOY_PARENT", json.dumps(parent))
+    for application in ("web", "billing"):
+        with deployment(application, version={"web": "b81b7b1", "billing": "a90a8a2"}[application]):
+            pass
+    assert told.kinds() == []
+    monkeypatch.delenv("LD_DEPLOY_VERSION")
+    with deployment("api") as api:  # what it leaves open comes from the nearest
+        assert api.identity == ("default", "production", "api", "b81b7b1")
+    assert told.kinds() == ["started", "finished"]
+
+
+CHAIN = '{"id": "1", "identity": ["default", "production", "billing", "a90a8a2"], "outer": %s}'
+NONSENSE = [
+    *("{", "[]", "{}", "null", '{"identity": 5}', '{"identity": ["a"]}', "[" * 100_000),
+    *(CHAIN % outer for outer in ("5", "[]", "{}", '"1"', "false", CHAIN % "{}")),
+]
+
+
+@pytest.mark.parametrize("text", NONSENSE, ids=lambda text: text[-40:])
 def test_a_parent_that_cannot_be_read_is_passed_over(told: Told, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setenv("LD_DEPLOY_PARENT", text)
     with deployment("billing"):
