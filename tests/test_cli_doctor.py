@@ -726,6 +726,16 @@ def test_plugins_that_go_wrong(deploys: Deploys, source: str, says: str) -> None
     assert says in only(found, "warning")[1]
 
 
+def test_what_plugins_print_is_no_part_of_it(deploys: Deploys) -> None:
+    del deploys.env["LD_ENVIRONMENT"]
+    body = "print('asked'); return {'environment_key': 'staging'}"
+    (deploys.folder / "mine.py").write_text(f"print('loaded')\n{PLUGIN.format(body=body)}")
+    deploys.set(LD_DEPLOY_PLUGINS=f"{NONE},mine")
+    ended = doctor(deploys, "--json")
+    assert (ended.status, ended.lines) == (0, ["loaded", "asked"])
+    assert json.loads(ended.stdout)["settings"]["environment_key"]["value"] == "staging"
+
+
 def test_a_deployhooks_file_is_not_loaded_and_that_is_said(deploys: Deploys) -> None:
     (deploys.folder / "deployhooks.py").write_text(TASKS)
     status, found = findings(deploys)

@@ -67,6 +67,18 @@ def test_as_json_and_in_the_order_in_which_they_are_called(deploys: Deploys) -> 
     }
 
 
+def test_what_plugins_print_is_no_part_of_it(deploys: Deploys) -> None:
+    (deploys.folder / "mine.py").write_text(f"print('loaded')\n{MINE}")
+    (deploys.folder / "tasks.py").touch()
+    (deploys.folder / "deployhooks.py").write_text(f"print('{{')\n{MINE}")
+    ended = deploys.command("plugins", "--json")
+    assert (ended.status, ended.lines) == (0, ["loaded", "{"])
+    assert [plugin["name"] for plugin in json.loads(ended.stdout)["plugins"]][:2] == ["deployhooks", "mine"]
+    shown = deploys.command("plugins")
+    assert shown.stdout.startswith("plugin ")
+    assert (shown.status, shown.lines) == (0, ended.lines)
+
+
 def test_entry_points(deploys: Deploys) -> None:
     del deploys.env["LD_DEPLOY_DISABLE_PLUGIN_AUTOLOAD"]
     deploys.set(LD_DEPLOY_PLUGINS=NONE)
