@@ -24,6 +24,7 @@ def entry_points(group: str, complain: Callable[[str], None]) -> list[tuple[Entr
     """
     if not may_be_installed(group):
         return []
+    import re
     from importlib.metadata import distributions
 
     found: list[tuple[EntryPoint, str]] = []
@@ -34,10 +35,11 @@ def entry_points(group: str, complain: Callable[[str], None]) -> list[tuple[Entr
         try:
             if group in (distribution.read_text("entry_points.txt") or ""):
                 package = distribution.name
-                # Of a package that is there twice the first counts, as for imports.
-                if package in seen:
+                # Of a package that is there twice the first counts, as for imports, however either writes its name.
+                key = re.sub(r"[-_.]+", "-", str(package)).lower()
+                if key in seen:
                     continue
-                seen.add(package)
+                seen.add(key)
                 found += [(point, package) for point in distribution.entry_points.select(group=group)]
         except Exception as error:
             complain(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import CodeType
 from typing import Any
@@ -49,7 +50,8 @@ def fault_of(name: str, function: Callable[..., object], options: Mapping[str, A
         name: what the plugin calls it.
         options: what ``@hookimpl`` noted, None if it is not marked.
     """
-    if options is None:
+    if options is None or isinstance(function, partial):
+        # Python takes a partial for a function from 3.14 on only.
         return _unmarked(name, function)
     hook = options["specname"] or name
     if hook not in HOOKS:
@@ -84,12 +86,11 @@ def _never_run(function: Callable[..., object]) -> str | None:
 def _unmarked(name: str, function: object) -> str | None:
     if not callable(function) or function is getattr(hookspecs, name, None):
         return None
+    is_function = inspect.isroutine(function) and not isinstance(function, partial)
     if name not in HOOKS:
-        return _unknown(name) if inspect.isroutine(function) else None
-    if not inspect.isroutine(function):
-        return (
-            f"{name} is a {type(function).__name__} and is never called. Make it a function, with @hookimpl above it."
-        )
+        return _unknown(name) if is_function else None
+    if not is_function:
+        return f"{name} is a {type(function).__name__} and is never called. Write a function, with @hookimpl above it."
     return f"{name} is not marked and is never called. Write @hookimpl above it (from ld_deploy_hooks import hookimpl)."
 
 

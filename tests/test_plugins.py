@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import gc
 import inspect
 import logging
@@ -371,6 +372,21 @@ def test_a_plugin_that_comes_twice_is_loaded_once(site: Path, make: Make, lines:
     assert lines() == []
 
 
+@pytest.mark.parametrize(("name", "again"), [("dist-a", "dist-a"), ("dist-a", "Dist_A"), ("Dist.a", "dist--a")])
+def test_of_a_package_that_is_there_twice_the_first_counts(
+    name: str, again: str, site: Path, tmp_path: Path, make: Make, lines: Lines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    behind = tmp_path / "behind"
+    behind.mkdir()
+    monkeypatch.setattr(sys, "path", [*sys.path, str(behind)])
+    install(site, name, "ea = ea", "gone = nowhere", module="ea")
+    install(behind, again, "ea = ea", "gone = nowhere", "old = old", module="old")
+    install(behind, "dist-ab", "other = other", module="other")
+    assert [plugin.name for plugin in make(autoload=True).plugins()] == ["ea", "other"]
+    (line,) = lines()
+    assert line.startswith(f"Plugin gone (entry point gone = nowhere of {name}) is not loaded: ModuleNotFoundError")
+
+
 def test_a_name_that_is_taken_is_said(site: Path, make: Make, lines: Lines) -> None:
     install(site, "dist-a", "console = ea", module="ea")
     plugins = make(autoload=True, builtin=("console",))
@@ -478,9 +494,47 @@ class AsyncGenerator(Sound):
         yield
 
 
+def report(team: str, deployment: object, error: object) -> None: ...
+
+
+class LaterPartial(functools.partial[None]):
+    """One that ``inspect`` takes for a function, as it does every one from Python 3.14 on."""
+
+    def __get__(self, instance: object, owner: type | None = None) -> LaterPartial:
+        return self
+
+
+class Reporter:
+    def __call__(self, deployment: object, error: object) -> None: ...
+
+
+class Partial(Sound):
+    def __init__(self) -> None:
+        self.ld_deploy_failed = hookimpl(functools.partial(report, "payments"))
+
+
+class PartialOfLaterPython(Sound):
+    def __init__(self) -> None:
+        self.ld_deploy_failed = hookimpl(LaterPartial(report, "payments"))
+
+
+class UnmarkedPartial(Sound):
+    def __init__(self) -> None:
+        self.ld_deploy_failed = functools.partial(report, "payments")
+
+
+class CallableObject(Sound):
+    def __init__(self) -> None:
+        self.ld_deploy_failed = hookimpl(Reporter())
+
+
 @pytest.mark.parametrize(
     ("plugin", "wanted"),
     [
+        (Partial, ["ld_deploy_failed is a partial and is never called", "Write a function", "@hookimpl"]),
+        (PartialOfLaterPython, ["ld_deploy_failed is a LaterPartial and is never called", "Write a function"]),
+        (UnmarkedPartial, ["ld_deploy_failed is a partial and is never called", "Write a function", "@hookimpl"]),
+        (CallableObject, ["ld_deploy_failed is a Reporter and is never called", "Write a function", "@hookimpl"]),
         (Coroutine, ["ld_deploy_started is never called: it is a coroutine function", "make it a plain function"]),
         (Generator, ["ld_deploy_started is never called: it is a generator function", "make it a plain function"]),
         (AsyncGenerator, ["never called: it is an asynchronous generator", "make it a plain function"]),
