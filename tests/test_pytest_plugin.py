@@ -460,6 +460,33 @@ def test_nothing_leaks_from_test_to_test(session: Session) -> None:
     assert session.run(tests) == {"passed": 8}
 
 
+def test_who_watches_processes_in_a_test_sees_their_own_alone(session: Session) -> None:
+    del session.env["LD_DEPLOY_VERSION"]  # which the plugin `git` would look for
+    tests = """
+    from ld_deploy_hooks.testing import record_deployments
+
+    def deploys(name, events):
+        with mock.patch.object(subprocess, name) as called:
+            deploy()
+            getattr(subprocess, name)(["./deploy.sh"])
+            deploy(version="1")  # for which it would be asked in a thread
+            no_thread_is_left()
+        called.assert_called_once_with(["./deploy.sh"])
+        assert [event.version for event in events.finished] == ["test-version", "1"]
+
+    @pytest.mark.parametrize("name", ["run", "Popen"])
+    def test_in_the_fixture(name, deployment_events):
+        deploys(name, deployment_events)
+
+    @pytest.mark.parametrize("name", ["run", "Popen"])
+    def test_in_a_block(name):
+        with record_deployments() as events:
+            deploys(name, events)
+    """
+    # No plugin with a thread of its own for its tells is left then.
+    assert session.run(tests, LD_DEPLOY_PLUGINS="no:console,no:opentelemetry") == {"passed": 4}
+
+
 def test_plugins_of_the_user_are_loaded_for_each_test(session: Session) -> None:
     session.write(
         "someone.py",
@@ -582,6 +609,52 @@ def test_it_is_documented_where_pytest_shows_it(session: Session) -> None:
 
 
 # -- beside others ----------------------------------------------------------------------------------------------------
+
+
+def test_a_program_that_has_imported_the_package_runs_tests(session: Session) -> None:
+    """Of the files of a package with a plugin, pytest warns where one is imported before it could rewrite it."""
+    points = "[pytest11]\nld_deploy_hooks.pytest_plugin = ld_deploy_hooks.pytest_plugin\n"
+    (session.folder / "ld_deploy_hooks-0.dist-info").mkdir()
+    for name, text in {
+        "METADATA": "Metadata-Version: 2.1\nName: ld-deploy-hooks\nVersion: 0\n",
+        "entry_points.txt": points,
+        "RECORD": "ld_deploy_hooks/__init__.py,,\nld_deploy_hooks/pytest_plugin.py,,\n",
+    }.items():
+        session.write(f"ld_deploy_hooks-0.dist-info/{name}", text)
+    session.write(
+        "test_it.py",
+        """
+        from deploy import deploy
+
+        def test_it(deployment_events):
+            deploy()
+            deployment_events.one("finished")
+        """,
+    )
+    session.write(
+        "release.py",
+        """
+        import sys
+        import pytest
+        from deploy import deploy
+
+        sys.exit(pytest.main(["-W", "error", "-p", "no:cacheprovider", "test_it.py"]))
+        """,
+    )
+    done = session.python(Path("release.py"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 passed" in done.stdout
+
+
+def test_it_asks_for_nothing_that_pytest_6_has_not(session: Session) -> None:
+    """It comes with the package into every pytest; one that old cannot be had for all that these tests run with."""
+    done = session.python(
+        "import pytest\n"
+        "for name in vars(pytest).keys() - {'__name__', '__spec__', 'fail', 'fixture', 'hookimpl'}:\n"
+        "    delattr(pytest, name)\n"
+        "import ld_deploy_hooks.pytest_plugin\n"
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_the_import_loads_nothing_of_the_package(session: Session) -> None:
