@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,7 +17,9 @@ import pytest
 from told import Told, script, settings, told_fixture  # noqa: F401
 from wire import Server, hang, reply
 
-EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "plugin"
+ROOT = Path(__file__).resolve().parent.parent
+EXAMPLE = ROOT / "examples" / "plugin"
+TESTING = ROOT / "docs" / "testing.md"
 
 pytestmark = pytest.mark.slow
 
@@ -83,6 +86,32 @@ def test_a_chat_that_hangs_holds_the_exit_up_no_longer_than_the_flush_timeout(
         assert 1 <= time.monotonic() - begun < 9  # its own patience would be 10 s
     assert done.returncode == 1
     assert told.kinds() == ["started", "failed"]
+
+
+TESTS = """
+import pytest
+from ld_deploy_hooks import deployment
+
+def test_a_deploy_that_fails(deployment_events):
+    with pytest.raises(ValueError), deployment("billing-service"):
+        raise ValueError
+"""
+
+
+@pytest.mark.parametrize("unset", [False, True])
+def test_tests_of_a_deploy_are_in_the_chat_unless_they_unset_its_variable(
+    unset: bool, env: dict[str, str], run_python: Any, tmp_path: Path
+) -> None:
+    """As docs/testing.md says, and shows."""
+    (tmp_path / "test_it.py").write_text(TESTS)
+    if unset:
+        (conftest,) = re.findall(r"(?ms)^```python\n(# conftest\.py\n.*?)^```", TESTING.read_text(encoding="utf-8"))
+        (tmp_path / "conftest.py").write_text(conftest)
+    flags = ("-m", "pytest", "-p", "no:cacheprovider", "-p", "ld_deploy_hooks.pytest_plugin")
+    with Server(reply(200, "ok")) as chat:
+        done = run_python(Path("test_it.py"), env=env | {"DEPLOY_CHAT_WEBHOOK": chat.url}, flags=flags, timeout=60)
+        assert len(posts(chat)) == (0 if unset else 1)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_its_own_tests_pass(installed: Path, env: dict[str, str], run_python: Any, tmp_path: Path) -> None:
