@@ -51,7 +51,7 @@ def fault_of(name: str, function: Callable[..., object], options: Mapping[str, A
         options: what ``@hookimpl`` noted, None if it is not marked.
     """
     if options is None or isinstance(function, partial):
-        # Python takes a partial for a function from 3.14 on only.
+        # Python takes a partial for a function from 3.14 on only, and pluggy from 1.7 on never.
         return _unmarked(name, function)
     hook = options["specname"] or name
     if hook not in HOOKS:
