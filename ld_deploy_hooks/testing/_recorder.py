@@ -222,11 +222,12 @@ def record_deployments() -> Iterator[RecordedEvents]:
             deploy()
         assert events.one("finished").version == "a90a8a2"
 
-    Everything else is as in a real deploy: settings, plugins, executors. Each event is in the list when the deploy goes
-    on, and plugins were told of it (they have one second for that). What is required and nobody has set is
-    ``test-project``, ``test-environment``, ``test-application`` and ``test-version``. Deployments of every thread are
-    recorded, those of a child process are not. Of two blocks in each other the inner one records. A deployment that is
-    still open at the end of the block is forgotten.
+    Everything else is as in a real deploy: settings, executors, plugins (but for ``git``, which starts processes that
+    a test might watch). Each event is in the list when the deploy goes on, and plugins were told of it (they have one
+    second for that). What is required and nobody has set is ``test-project``, ``test-environment``,
+    ``test-application`` and ``test-version``. Deployments of every thread are recorded, those of a child process are
+    not. Of two blocks in each other the inner one records. A deployment that is still open at the end of the block is
+    forgotten.
     """
     with recording(set()) as events:
         yield events
