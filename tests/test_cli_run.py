@@ -750,3 +750,18 @@ def test_a_plugin_that_closes_stdout_changes_no_exit_status(
     assert (ended.status, "Traceback" in ended.stderr) == (status, False)
     # The second event finds it detached already.
     assert [line for line in ended.lines if "ld_deploy_event_delivered" not in line] == []
+
+
+def test_a_command_runs_whose_deployment_cannot_be_made(deploys: Deploys, server: FaultServer) -> None:
+    source = """
+import sys
+class Broken:
+    def find_spec(self, name, path=None, target=None):
+        if name == "ld_deploy_hooks._handle": raise OSError(24, "too many open files")
+sys.meta_path.insert(0, Broken())
+from ld_deploy_hooks.cli import main
+sys.exit(main(["run", "--application-key", "billing", "--version", "v1", "--", "sh", "-c", "echo deploying; exit 3"]))
+"""
+    ended = deploys.start_program(sys.executable, "-c", source).ends()
+    assert (ended.status, ended.stdout, len(ended.lines)) == (3, "deploying\n", 1)
+    assert server.events == []

@@ -69,7 +69,8 @@ def _run(arguments: argparse.Namespace) -> int:
                 say_once(f"ld-deploy: the command was not run: {error}.")
                 code = error.status
             verdict = _verdict(code, child.received)
-            if verdict.failed:
+            # Where no deployment could be made there is nothing to note.
+            if verdict.failed and told.identity is not None:
                 with told._run.noting() as outcome:
                     outcome.mark(verdict)
         # The command's signals are ours again, and the end may not be on disk yet.
