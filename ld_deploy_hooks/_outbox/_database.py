@@ -219,6 +219,8 @@ class Database:
             # In a forked child another thread closes it.
             check_same_thread=False,
         )
+        # One row whose bytes have changed on the disk may not keep all others from being read.
+        connection.text_factory = lambda text: text.decode("utf-8", "replace")
         # A reference to itself, which only close() ends. Otherwise a forked child that forgets its parent's connection
         # would close it, and with that undo in the file what the parent is about to commit.
         connection.create_function("keep", 0, lambda kept=connection: None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from ld_deploy_hooks._outbox._queue import Queue
@@ -11,8 +10,10 @@ from ld_deploy_hooks._outbox._tables import (
     DeploymentStatus,
     EventStatus,
     OpenDeployment,
+    details_in,
     identity_of,
     identity_text,
+    is_whole,
     stream_of,
 )
 from ld_deploy_hooks._records import Identity
@@ -74,9 +75,11 @@ class Outbox(Queue):
                 identity=identity_of(uri, stream),
                 started_at=started_at,
                 last_event_at=max(started_at, last or 0),
-                details=json.loads(details),
+                details=details_in(details),
             )
             for id, owner, uri, stream, started_at, details, last in rows
+            # By an id that has changed on the disk it could not be ended.
+            if is_whole(id)
         ]
 
     def counts(self, *, base_uri: str | None = None) -> Counts:
@@ -124,7 +127,7 @@ class Outbox(Queue):
                 state=state,
                 started_at=started_at,
                 ended_at=ended_at,
-                details=json.loads(details),
+                details=details_in(details),
                 events=tuple(self._events("deployment_id = ? ORDER BY id", id)),
             )
             for id, owner, base_uri, stream, state, started_at, ended_at, details in rows

@@ -7,6 +7,7 @@ import json
 import time
 from typing import TYPE_CHECKING, Any
 
+from ld_deploy_hooks.cli._lone import identity_in
 from ld_deploy_hooks.cli._output import say
 from ld_deploy_hooks.cli._table import print_table
 
@@ -98,9 +99,9 @@ def _as_json(
 
 
 def _identity_of(event: EventStatus) -> Identity:
-    from ld_deploy_hooks._records import DeploymentEvent
+    from ld_deploy_hooks._records import Identity
 
-    return DeploymentEvent.from_json(event.payload).identity
+    return identity_in(event) or Identity("?", "?", "?", "?")
 
 
 def _event_as_json(event: EventStatus) -> dict[str, Any]:
