@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import sqlite3
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,6 +46,20 @@ def server(deploys: Deploys) -> Iterator[FaultServer]:
 def change(outbox: Path, sql: str) -> None:
     with contextlib.closing(sqlite3.connect(outbox)) as connection, connection:
         assert connection.execute(sql).rowcount >= 1, sql
+
+
+def break_old_rows(outbox: Path) -> None:
+    """Make the oldest events unreadable for SQLite, as one bad sector does; what is recorded now goes elsewhere."""
+    with contextlib.closing(sqlite3.connect(outbox)) as connection:
+        ((size,),) = connection.execute("PRAGMA page_size")
+        ((root,),) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'events'")
+    content = bytearray(outbox.read_bytes())
+    page = (root - 1) * size
+    assert content[page] == 5, "not an inner page of a table: too few rows"
+    (cell,) = struct.unpack_from(">H", content, page + 12)
+    (leaf,) = struct.unpack_from(">I", content, page + cell)
+    content[(leaf - 1) * size : (leaf - 1) * size + 512] = bytes(512)
+    outbox.write_bytes(content)
 
 
 @pytest.mark.parametrize("payload", [NO_TEXT, "replace(payload, 'billing', 'b' || CAST(x'e9' AS TEXT))", "x'7b7d'"])
@@ -141,3 +156,20 @@ def test_verify_passes_over_a_lone_event_that_cannot_be_read(deploys: Deploys, s
     change(deploys.outbox, f"UPDATE events SET payload = {NO_TEXT}")
     ended = deploys.command("verify", "--timeout", "1")
     assert (ended.status, "Traceback" in ended.stderr) == (0, False)
+
+
+@pytest.mark.parametrize("command", [None, ("flush", "--recover"), ("flush",), ("retry",)], ids=str)
+def test_damage_that_nobody_who_records_has_noticed_is_said_once(
+    deploys: Deploys, server: FaultServer, command: tuple[str, ...] | None
+) -> None:
+    deploys.set(LD_DEPLOY_FLUSH_TIMEOUT="0")
+    deploys.run("for n in range(20):\n    with deployment('billing', version=f'v{n}'): pass\n")
+    break_old_rows(deploys.outbox)
+    server.heal()
+    deploys.set(LD_DEPLOY_FLUSH_TIMEOUT="20")
+    ended = deploys.run(PLAIN, "new") if command is None else deploys.command(*command)
+    (aside,) = deploys.outbox.parent.glob("*.damaged-*-1")
+    said = [line for line in ended.lines if f"is damaged (SQLITE_CORRUPT); it was moved to {aside} and a new" in line]
+    assert len(said) == 1, ended
+    assert "Traceback" not in ended.stderr
+    assert ended.status in ((3,) if command is None else (0, 2))
