@@ -81,6 +81,22 @@ def test_flush_says_that_events_were_rejected_and_retry_puts_them_back(deploys: 
     assert told(server.events) == {"v1": ["started", "finished"]}
 
 
+def test_retry_of_a_start_sends_its_end_behind_it_once_more(deploys: Deploys, server: FaultServer) -> None:
+    server.heal(answer(400), answer())
+    deploys.set(LD_DEPLOY_FLUSH_TIMEOUT="20")
+    deploys.run(PLAIN)
+    assert told(server.events) == {"v1": ["finished"]}
+    assert deploys.command("retry").stdout == (
+        f"1 rejected event(s) put back in line for {server.base_uri}, and behind their starts 1 end(s) that were "
+        "delivered already\n"
+    )
+    ended = deploys.command("flush")
+    assert (ended.status, ended.stdout) == (0, f"2 event(s) delivered to {server.base_uri}\n")
+    first, started, last = server.events
+    assert [event["eventType"] for event in server.events] == ["finished", "started", "finished"]
+    assert (last, started["eventTime"] <= last["eventTime"]) == (first, True)
+
+
 def test_recover_tells_killed_deployments_and_leaves_living_ones_alone(deploys: Deploys, server: FaultServer) -> None:
     server.heal()
     source = "with deployment('billing', version='alive'):\n    ready()\n    time.sleep(60)"
