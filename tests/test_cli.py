@@ -231,13 +231,25 @@ def test_a_damaged_outbox_is_put_aside(deploys: Deploys, server: FaultServer) ->
     assert [path.read_bytes() for path in deploys.outbox.parent.glob("*.damaged-*-1")] == [b"garbage" * 1000]
 
 
-def test_an_outbox_that_another_process_holds(deploys: Deploys, server: FaultServer) -> None:
+@pytest.mark.parametrize(
+    ("command", "most"),
+    [
+        (("flush", "--timeout", "1"), 4),
+        (("status",), 8),
+        (("retry",), 8),
+        (("retry", "--base-uri", "http://[::1]:9"), 8),
+    ],
+    ids=["flush", "status", "retry", "retry --base-uri"],
+)
+def test_an_outbox_that_another_process_holds(
+    deploys: Deploys, server: FaultServer, command: tuple[str, ...], most: float
+) -> None:
     deploys.run(PLAIN)
     with contextlib.closing(sqlite3.connect(deploys.outbox, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         began = time.monotonic()
-        ended = deploys.command("flush", "--timeout", "1")
-        assert time.monotonic() - began < 4
+        ended = deploys.command(*command)
+        assert time.monotonic() - began < most
         assert ended.status == 2
         assert "did not answer in time" in ended.stderr
 

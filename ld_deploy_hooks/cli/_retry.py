@@ -6,6 +6,7 @@ import argparse
 import time
 from typing import Any
 
+from ld_deploy_hooks.cli._asking import ask
 from ld_deploy_hooks.cli._output import say
 
 __all__ = ["add_to"]
@@ -29,13 +30,12 @@ def add_to(commands: Any) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from ld_deploy_hooks._reporter import ask_outbox
     from ld_deploy_hooks.cli._settings import settings_or_exit
 
     settings = settings_or_exit()
     now = int(time.time() * 1000)
     if arguments.base_uri is not None:
-        moved = ask_outbox(
+        moved = ask(
             settings,
             lambda box: box.readdress(
                 from_base_uri=arguments.base_uri.rstrip("/"), to_base_uri=settings.base_uri, now=now
@@ -43,7 +43,7 @@ def _run(arguments: argparse.Namespace) -> int:
         )
         say(f"{moved} event(s) re-addressed from {arguments.base_uri} to {settings.base_uri}")
     else:
-        rejected, ends = ask_outbox(settings, lambda box: box.requeue_rejected(base_uri=settings.base_uri, now=now))
+        rejected, ends = ask(settings, lambda box: box.requeue_rejected(base_uri=settings.base_uri, now=now))
         once_more = f", and behind their starts {ends} end(s) that were delivered already" if ends else ""
         say(f"{rejected} rejected event(s) put back in line for {settings.base_uri}{once_more}")
     return 0
