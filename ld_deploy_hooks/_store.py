@@ -303,5 +303,6 @@ class Journal:
         try:
             return self.writer.submit(question).result()
         except OutboxError:
-            # Whoever records has said it; without a store there is nothing to send from it.
+            # Damage was said where it was found, all else by whoever records; without a store there is nothing to send
+            # from it.
             return otherwise

@@ -81,6 +81,22 @@ def test_flush_says_that_events_were_rejected_and_retry_puts_them_back(deploys: 
     assert told(server.events) == {"v1": ["started", "finished"]}
 
 
+def test_retry_of_a_start_sends_its_end_behind_it_once_more(deploys: Deploys, server: FaultServer) -> None:
+    server.heal(answer(400), answer())
+    deploys.set(LD_DEPLOY_FLUSH_TIMEOUT="20")
+    deploys.run(PLAIN)
+    assert told(server.events) == {"v1": ["finished"]}
+    assert deploys.command("retry").stdout == (
+        f"1 rejected event(s) put back in line for {server.base_uri}, and behind their starts 1 end(s) that were "
+        "delivered already\n"
+    )
+    ended = deploys.command("flush")
+    assert (ended.status, ended.stdout) == (0, f"2 event(s) delivered to {server.base_uri}\n")
+    first, started, last = server.events
+    assert [event["eventType"] for event in server.events] == ["finished", "started", "finished"]
+    assert (last, started["eventTime"] <= last["eventTime"]) == (first, True)
+
+
 def test_recover_tells_killed_deployments_and_leaves_living_ones_alone(deploys: Deploys, server: FaultServer) -> None:
     server.heal()
     source = "with deployment('billing', version='alive'):\n    ready()\n    time.sleep(60)"
@@ -215,13 +231,25 @@ def test_a_damaged_outbox_is_put_aside(deploys: Deploys, server: FaultServer) ->
     assert [path.read_bytes() for path in deploys.outbox.parent.glob("*.damaged-*-1")] == [b"garbage" * 1000]
 
 
-def test_an_outbox_that_another_process_holds(deploys: Deploys, server: FaultServer) -> None:
+@pytest.mark.parametrize(
+    ("command", "most"),
+    [
+        (("flush", "--timeout", "1"), 4),
+        (("status",), 8),
+        (("retry",), 8),
+        (("retry", "--base-uri", "http://[::1]:9"), 8),
+    ],
+    ids=["flush", "status", "retry", "retry --base-uri"],
+)
+def test_an_outbox_that_another_process_holds(
+    deploys: Deploys, server: FaultServer, command: tuple[str, ...], most: float
+) -> None:
     deploys.run(PLAIN)
     with contextlib.closing(sqlite3.connect(deploys.outbox, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         began = time.monotonic()
-        ended = deploys.command("flush", "--timeout", "1")
-        assert time.monotonic() - began < 4
+        ended = deploys.command(*command)
+        assert time.monotonic() - began < most
         assert ended.status == 2
         assert "did not answer in time" in ended.stderr
 

@@ -650,8 +650,8 @@ def test_what_was_rejected_can_be_sent_again_in_its_old_place(box: Outbox) -> No
     for uri in (HERE, THERE):
         box.reject(claim(box, base_uri=uri)[0].id, owner="me", reason="no", now=10_000)
     box.retry_later(claim(box)[0].id, owner="me", next_attempt=90_000, now=10_000)
-    assert box.requeue_rejected(base_uri=HERE, now=10_000) == 1
-    assert box.requeue_rejected(base_uri=HERE, now=10_000) == 0
+    assert box.requeue_rejected(base_uri=HERE, now=10_000) == (1, 0)
+    assert box.requeue_rejected(base_uri=HERE, now=10_000) == (0, 0)
     assert drain(box) == [f"started {HERE}", f"custom {HERE}", "last"]
     assert box.counts(base_uri=THERE).rejected == 1
 
@@ -661,10 +661,75 @@ def test_what_comes_back_waits_while_another_of_its_stream_is_being_sent(box: Ou
         lone(box, name)
     box.reject(claim(box)[0].id, owner="me", reason="no", now=10_000)
     (second,) = claim(box, owner="slow")
-    assert box.requeue_rejected(base_uri=HERE, now=10_000) == 1
+    assert box.requeue_rejected(base_uri=HERE, now=10_000) == (1, 0)
     assert claim(box) == []
     assert box.ack(second.id, owner="slow", now=10_000)
     assert drain(box) == ["first", "third"]
+
+
+def reject_all(box: Outbox, base_uri: str = HERE) -> None:
+    for claimed in claim(box, base_uri=base_uri):
+        assert box.reject(claimed.id, owner="me", reason="no", now=10_000)
+
+
+@pytest.mark.parametrize("kind", ["finished", "failed"])
+def test_behind_a_start_that_comes_back_goes_its_end_once_more(box: Outbox, kind: str) -> None:
+    start(box, "d")
+    start(box, "b", of="b")
+    start(box, "there", base_uri=THERE)
+    for uri in (HERE, THERE):
+        reject_all(box, uri)
+    box.add_event(deployment_id="d", base_uri=HERE, event=event("custom", "step"), now=1500)
+    for name, of in (("d", "a"), ("b", "b"), ("there", "a")):
+        end(box, name, of=of, kind=kind)
+    start(box, "next")
+    end(box, "next")
+    for uri in (HERE, THERE):
+        drain(box, base_uri=uri)
+    sent = box.event(f"d-{kind}")
+    assert sent is not None
+    lone(box, "waiting")
+    assert box.requeue_rejected(base_uri=HERE, now=20_000) == (2, 2)
+    again = box.event(f"d-{kind}")
+    assert again is not None
+    assert (again.payload, again.event_time, again.state) == (sent.payload, sent.event_time, "waiting")
+    assert drain(box, now=20_000) == ["d-started", "b-started", f"d-{kind}", f"b-{kind}", "waiting"]
+    assert drain(box, base_uri=THERE, now=20_000) == []
+
+
+def test_no_end_is_put_back_that_waits_anyway_or_whose_start_was_delivered(box: Outbox) -> None:
+    start(box, "told", of="d")
+    drain(box)
+    box.add_event(deployment_id="told", base_uri=HERE, event=event("custom", "step", of="d"), now=1500)
+    for name, of in (("waits", "a"), ("refused", "b"), ("open", "c")):
+        start(box, name, of=of)
+    reject_all(box)
+    end(box, "told", of="d")
+    drain(box)
+    end(box, "refused", of="b")
+    reject_all(box)
+    end(box, "waits", of="a")
+    assert box.requeue_rejected(base_uri=HERE, now=20_000) == (5, 0)
+    assert sorted(drain(box, now=20_000)) == [
+        *("open-started", "refused-finished", "refused-started", "step", "waits-finished", "waits-started"),
+    ]
+
+
+def test_behind_a_lone_start_that_comes_back_goes_the_first_lone_end(box: Outbox) -> None:
+    def send(kind: str, event_id: str) -> None:
+        box.add_event(deployment_id=None, base_uri=HERE, event=event(kind, event_id), now=1000)
+
+    send("failed", "before")
+    drain(box)
+    send("started", "refused")
+    reject_all(box)
+    start(box, "d")
+    end(box, "d")
+    for kind, event_id in (("finished", "its end"), ("started", "next"), ("finished", "end of next")):
+        send(kind, event_id)
+    drain(box)
+    assert box.requeue_rejected(base_uri=HERE, now=20_000) == (1, 1)
+    assert drain(box, now=20_000) == ["refused", "its end"]
 
 
 # -- giving up --------------------------------------------------------------------------------------------------------
@@ -718,6 +783,7 @@ def test_above_ten_thousand_the_oldest_are_given_up_a_thousand_at_a_time() -> No
 def test_history_goes_back_thirty_days_and_keeps_what_was_rejected_or_is_open(box: Outbox) -> None:
     for name in ("delivered", "refused", "open", "late"):
         start(box, name, of=name, now=1000)
+    box.add_event(deployment_id="refused", base_uri=HERE, event=event("custom", "step", of="refused"), now=1500)
     for name in ("delivered", "refused"):
         end(box, name, of=name, now=2000)
     end(box, "late", of="late", now=20 * DAY)
@@ -728,11 +794,35 @@ def test_history_goes_back_thirty_days_and_keeps_what_was_rejected_or_is_open(bo
             box.ack(claimed.id, owner="me", now=10_000)
     drain(box)
     assert box.prune(now=10_000 + 30 * DAY) == []
-    assert box.counts() == Counts(pending=0, delivered=6, rejected=1, open=1)
+    assert box.counts() == Counts(pending=0, delivered=7, rejected=1, open=1)
     assert box.prune(now=10_001 + 30 * DAY) == []
-    assert box.counts() == Counts(pending=0, delivered=0, rejected=1, open=1)
+    # It goes with its start, should that be sent again.
+    assert box.event("refused-finished") is not None
+    assert box.counts() == Counts(pending=0, delivered=1, rejected=1, open=1)
     assert {one.id for one in box.deployments(limit=9)} == {"refused", "open", "late"}
     assert box.open_of()[0].last_event_at == 1000
+    assert box.requeue_rejected(base_uri=HERE, now=31 * DAY) == (1, 1)
+    assert drain(box, now=31 * DAY) == ["refused-started", "refused-finished"]
+    assert box.prune(now=62 * DAY) == []
+    assert box.counts() == Counts(pending=0, delivered=0, rejected=0, open=1)
+
+
+def test_only_the_end_of_a_rejected_start_outlives_the_thirty_days(box: Outbox) -> None:
+    start(box, "refused")
+    reject_all(box)
+    end(box, "refused")
+    for name, of in (("next", "a"), ("step refused", "b")):
+        start(box, name, of=of)
+        drain(box)
+        box.add_event(deployment_id=name, base_uri=HERE, event=event("custom", f"{name}-step", of=of), now=1500)
+        if name == "step refused":
+            reject_all(box)
+        end(box, name, of=of)
+    drain(box)
+    box.prune(now=10_001 + 30 * DAY)
+    assert [one.event_id for status in box.deployments(limit=9) for one in status.events] == [
+        *("step refused-step", "refused-started", "refused-finished"),
+    ]
 
 
 # -- however many events wait -----------------------------------------------------------------------------------------

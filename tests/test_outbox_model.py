@@ -260,9 +260,17 @@ class Model(RuleBasedStateMachine):
     @rule(slot=SLOTS, service=SERVICES)
     def requeue(self, slot: int, service: str) -> None:
         again = [one for one in self.events if one.state == "rejected" and one.service == service]
-        assert self.boxes[slot].requeue_rejected(base_uri=service, now=self.now) == len(again)
+        starts = {(one.deployment, one.stream) for one in again if one.kind == "started"}
+        ends = [
+            one
+            for one in self.events
+            if one.state == "delivered"
+            and one.kind in ("finished", "failed")
+            and (one.deployment, one.stream) in starts
+        ]
+        assert self.boxes[slot].requeue_rejected(base_uri=service, now=self.now) == (len(again), len(ends))
         self.come_back({one.stream for one in again})
-        for one in again:
+        for one in [*again, *ends]:
             one.state, one.since, one.tries = "waiting", self.now, 0
 
     @rule(slot=SLOTS, service=SERVICES)

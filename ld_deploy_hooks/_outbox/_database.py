@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ld_deploy_hooks._errors import OutboxError
+from ld_deploy_hooks._log import say_once
 from ld_deploy_hooks._outbox._file import (
     file_id,
     folder_lock,
@@ -219,6 +220,8 @@ class Database:
             # In a forked child another thread closes it.
             check_same_thread=False,
         )
+        # One row whose bytes have changed on the disk may not keep all others from being read.
+        connection.text_factory = lambda text: text.decode("utf-8", "replace")
         # A reference to itself, which only close() ends. Otherwise a forked child that forgets its parent's connection
         # would close it, and with that undo in the file what the parent is about to commit.
         connection.create_function("keep", 0, lambda kept=connection: None)
@@ -287,15 +290,21 @@ class Database:
         if self._connection is not None:
             _abandon(self._connection)
             self._connection = None
+        moved = "another process has moved it aside"
         try:
             with folder_lock(self._path.parent, moving=True):
                 # Unless another process was first.
                 if file_id(self._path) == self._file:
                     self.set_aside = set_aside(self._path)
+                    moved = f"it was moved to {self.set_aside}"
         except OSError as moving:
             return refusal(self._path, os_error_name(moving))
-        kept = f"; it was moved to {self.set_aside}" if self.set_aside else ""
-        return self._error(f"is damaged ({name}){kept}. A new one takes its place.")
+        # Here, once: whoever has asked may be sending or keeping house, where one fault more is no news.
+        say_once(
+            f"The outbox {self._path} is damaged ({name}); {moved} and a new one takes its place. What waited in it is "
+            "not sent: keep that file if you need to know what it was."
+        )
+        return self._error(f"turned out to be damaged ({name}); a new one has taken its place.")
 
     def _error(self, what: str) -> OutboxError:
         where = ":memory:" if self._path is None else str(self._path)

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from ld_deploy_hooks._errors import OutboxError
+from ld_deploy_hooks._log import say_once
 from ld_deploy_hooks._outbox._database import Database
-from ld_deploy_hooks._outbox._tables import Claimed, stream_of
+from ld_deploy_hooks._outbox._tables import Claimed, details_in, is_whole, stream_of
 from ld_deploy_hooks._records import DeploymentEvent, Identity
 
 __all__ = ["Queue"]
@@ -125,7 +126,7 @@ class Queue:
         """Add to the details of a deployment, for whoever may have to end it in place of its owner."""
         with self.transaction():
             for (noted,) in self._database.rows("SELECT details FROM deployments WHERE id = ?", id):
-                both = json.dumps({**json.loads(noted), **details})
+                both = json.dumps({**details_in(noted), **details})
                 self._database.change("UPDATE deployments SET details = ? WHERE id = ?", both, id)
 
     def add_event(self, *, deployment_id: str | None, base_uri: str, event: DeploymentEvent, now: int) -> None:
@@ -182,6 +183,8 @@ class Queue:
     ) -> list[Claimed]:
         """Lease events to ``owner``, who sends them: of each stream the oldest, if it is due and nobody's.
 
+        One whose bytes have changed on the disk is rejected instead, and a line says so.
+
         Args:
             base_uri: only events of this service.
             owner: the process that sends.
@@ -204,10 +207,17 @@ class Queue:
                 )
             events = [Claimed(*row) for row in list(dict.fromkeys(found))[: max(limit, 0)]]
             for event in events:
-                self._database.change(
-                    "UPDATE events SET lease_owner = ?, due = ? WHERE id = ?", owner, now + lease_ms, event.id
-                )
-        return events
+                if is_whole(event.payload):
+                    lease = "UPDATE events SET lease_owner = ?, due = ? WHERE id = ?"
+                    self._database.change(lease, owner, now + lease_ms, event.id)
+                else:
+                    # Sent, it could make an application that nobody has, for good.
+                    self._settle(event.id, None, "rejected", "its bytes in the outbox have changed", now)
+                    say_once(
+                        f"The {event.event_type} event {event.event_id} in {self._path} cannot be read any more: its "
+                        "bytes have changed. It is kept as rejected and not sent; `ld-deploy status` shows it."
+                    )
+        return [event for event in events if is_whole(event.payload)]
 
     def _of_deployments(self, ids: list[str], base_uri: str, now: int, until: int, limit: int) -> list[tuple[Any, ...]]:
         columns = ", ".join(f"events.{column}" for column in _CLAIMED.split(", "))

@@ -27,8 +27,10 @@ __all__ = [
     "DeploymentStatus",
     "EventStatus",
     "OpenDeployment",
+    "details_in",
     "identity_of",
     "identity_text",
+    "is_whole",
     "stream_of",
 ]
 
@@ -93,8 +95,28 @@ def stream_of(base_uri: str, identity: Identity) -> str:
 
 
 def identity_of(base_uri: str, stream: str) -> Identity:
-    """Return the identity in a stream."""
-    return Identity(*json.loads(stream[len(base_uri) + 1 :]))
+    """Return the identity in a stream; question marks where its bytes have changed on the disk."""
+    try:
+        parts = json.loads(stream[len(base_uri) + 1 :])
+    except ValueError:
+        parts = None
+    if isinstance(parts, list) and len(parts) == len(Identity._fields) and all(isinstance(part, str) for part in parts):
+        return Identity(*parts)
+    return Identity("?", "?", "?", "?")
+
+
+def details_in(text: str) -> dict[str, Any]:
+    """Return the details of a deployment; none where their bytes have changed on the disk."""
+    try:
+        details = json.loads(text)
+    except ValueError:
+        return {}
+    return details if isinstance(details, dict) else {}
+
+
+def is_whole(text: object) -> bool:
+    """Return whether a text that was written as ASCII is still one, as far as reading it tells."""
+    return isinstance(text, str) and "\ufffd" not in text
 
 
 class Claimed(NamedTuple):

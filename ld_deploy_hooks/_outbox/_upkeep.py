@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from ld_deploy_hooks._outbox._queue import Queue
@@ -11,8 +10,10 @@ from ld_deploy_hooks._outbox._tables import (
     DeploymentStatus,
     EventStatus,
     OpenDeployment,
+    details_in,
     identity_of,
     identity_text,
+    is_whole,
     stream_of,
 )
 from ld_deploy_hooks._records import Identity
@@ -27,6 +28,8 @@ _HISTORY = 30 * _DAY
 _AT_ONCE = 1_000
 
 _STATUS = "event_id, base_uri, type, payload, event_time, recorded_at, state, since, tries, next_attempt, reason"
+_IS_START = "start.type = 'started'"
+_ENDS = "('finished', 'failed')"
 # Nobody may be sending it at this moment; takes the time as parameter.
 _AT_REST = "(lease_owner IS NULL OR due <= ?)"
 
@@ -74,9 +77,11 @@ class Outbox(Queue):
                 identity=identity_of(uri, stream),
                 started_at=started_at,
                 last_event_at=max(started_at, last or 0),
-                details=json.loads(details),
+                details=details_in(details),
             )
             for id, owner, uri, stream, started_at, details, last in rows
+            # By an id that has changed on the disk it could not be ended.
+            if is_whole(id)
         ]
 
     def counts(self, *, base_uri: str | None = None) -> Counts:
@@ -124,7 +129,7 @@ class Outbox(Queue):
                 state=state,
                 started_at=started_at,
                 ended_at=ended_at,
-                details=json.loads(details),
+                details=details_in(details),
                 events=tuple(self._events("deployment_id = ? ORDER BY id", id)),
             )
             for id, owner, base_uri, stream, state, started_at, ended_at, details in rows
@@ -179,17 +184,30 @@ class Outbox(Queue):
             self._make_heads(to_base_uri)
         return moved
 
-    def requeue_rejected(self, *, base_uri: str, now: int) -> int:
-        """Let everything that was rejected or given up be sent again; return how many events that are."""
+    def requeue_rejected(self, *, base_uri: str, now: int) -> tuple[int, int]:
+        """Let everything that was rejected or given up be sent again.
+
+        A start that arrives behind its end is a deployment in progress for ever: its end is sent once more, behind it.
+
+        Returns:
+            How many rejected events are sent again, and how many ends that were delivered.
+        """
+        again = "UPDATE events SET state = 'waiting', since = ?, reason = NULL, tries = 0 WHERE"
+        first_end = (
+            "SELECT min(id) FROM events AS ended WHERE ended.stream = start.stream AND ended.id > start.id"
+            f" AND ended.deployment_id IS start.deployment_id AND ended.type IN {_ENDS}"
+        )
+        rejected_starts = f"start.state = 'rejected' AND start.base_uri = ? AND {_IS_START}"
         with self.transaction():
             self._behead("SELECT stream FROM events WHERE state = 'rejected' AND base_uri = ?", base_uri)
-            again = self._database.change(
-                "UPDATE events SET state = 'waiting', since = ?, reason = NULL, tries = 0"
-                " WHERE state = 'rejected' AND base_uri = ?",
+            ends = self._database.change(
+                f"{again} state = 'delivered' AND id IN"
+                f" (SELECT ({first_end}) FROM events AS start WHERE {rejected_starts})",
                 *(now, base_uri),
             )
+            rejected = self._database.change(f"{again} state = 'rejected' AND base_uri = ?", now, base_uri)
             self._make_heads(base_uri)
-        return again
+        return rejected, ends
 
     def _behead(self, streams: str, *parameters: object) -> None:
         """Leave these streams without a head, where it is not leased, since older events are coming back to them."""
@@ -215,7 +233,8 @@ class Outbox(Queue):
         """Reject what waited for 7 days and the oldest above 10,000; delete history older than 30 days.
 
         Returns:
-            What was given up, at most 1,000 events; if any, call again. What is rejected is never deleted.
+            What was given up, at most 1,000 events; if any, call again. What is rejected is never deleted, nor the end
+            of a rejected start, which goes with it should it be sent again.
         """
         with self.transaction():
             given_up = self._give_up(
@@ -232,7 +251,9 @@ class Outbox(Queue):
             given_up += self._give_up(_AT_REST, now, limit=max(0, min(room, above)), reason=reason, now=now)
             self._database.change(
                 "DELETE FROM events WHERE id IN"
-                " (SELECT id FROM events WHERE state = 'delivered' AND since < ? LIMIT ?)",
+                f" (SELECT id FROM events WHERE state = 'delivered' AND since < ? AND NOT (type IN {_ENDS} AND EXISTS"
+                " (SELECT 1 FROM events AS start WHERE start.stream = events.stream AND start.state = 'rejected'"
+                f" AND start.deployment_id IS events.deployment_id AND {_IS_START})) LIMIT ?)",
                 *(now - _HISTORY, _AT_ONCE),
             )
             self._database.change(

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from ld_deploy_hooks.cli._lone import identity_in
+
 if TYPE_CHECKING:
     from ld_deploy_hooks._outbox import DeploymentStatus, EventStatus
     from ld_deploy_hooks._records import Identity
@@ -72,15 +74,13 @@ def expected_of_lone(
     Returns:
         Those deployments, as :func:`expected_of` has them, and ``beside``, with such ends.
     """
-    from ld_deploy_hooks._records import DeploymentEvent
-
     others = list(beside)
     made: list[tuple[Identity, list[EventStatus]]] = []
     open_: dict[tuple[str, Identity], list[list[EventStatus]]] = {}
     for event in lone_events:
-        if event.event_type == "custom":
+        identity = identity_in(event)
+        if event.event_type == "custom" or identity is None:
             continue
-        identity = DeploymentEvent.from_json(event.payload).identity
         started = open_.setdefault((event.base_uri, identity), [])
         if event.event_type != "started" and started:
             started.pop().append(event)

@@ -7,6 +7,8 @@ import json
 import time
 from typing import TYPE_CHECKING, Any
 
+from ld_deploy_hooks.cli._asking import ask
+from ld_deploy_hooks.cli._lone import identity_in
 from ld_deploy_hooks.cli._output import say
 from ld_deploy_hooks.cli._table import print_table
 
@@ -36,14 +38,13 @@ def add_to(commands: Any) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from ld_deploy_hooks._reporter import ask_outbox
     from ld_deploy_hooks.cli._settings import settings_or_exit
 
     settings = settings_or_exit()
-    counts = ask_outbox(settings, lambda box: box.counts())
-    deployments = ask_outbox(settings, lambda box: box.deployments(limit=arguments.limit))
-    lone_events = ask_outbox(settings, lambda box: box.lone_events(limit=arguments.limit))
-    elsewhere = ask_outbox(settings, lambda box: box.waiting_elsewhere(settings.base_uri))
+    counts = ask(settings, lambda box: box.counts())
+    deployments = ask(settings, lambda box: box.deployments(limit=arguments.limit))
+    lone_events = ask(settings, lambda box: box.lone_events(limit=arguments.limit))
+    elsewhere = ask(settings, lambda box: box.waiting_elsewhere(settings.base_uri))
     if arguments.json:
         shown = _as_json(str(settings.outbox), settings.base_uri, counts, deployments, lone_events, elsewhere)
         say(json.dumps(shown, indent=2))
@@ -98,9 +99,9 @@ def _as_json(
 
 
 def _identity_of(event: EventStatus) -> Identity:
-    from ld_deploy_hooks._records import DeploymentEvent
+    from ld_deploy_hooks._records import Identity
 
-    return DeploymentEvent.from_json(event.payload).identity
+    return identity_in(event) or Identity("?", "?", "?", "?")
 
 
 def _event_as_json(event: EventStatus) -> dict[str, Any]:
