@@ -70,7 +70,11 @@ def recover(
 
 
 def _killed(left: OpenDeployment, death: Death) -> DeploymentEvent:
-    started = DeploymentEvent.from_json(str(left.details["started"]))
+    if "started" in left.details:
+        started = DeploymentEvent.from_json(str(left.details["started"]))
+    else:
+        # The bytes of its details have changed on the disk: what it is paired by is known all the same.
+        started = DeploymentEvent(event_type=EventType.STARTED, event_time=left.started_at, **left.identity._asdict())
     # Last known alive is never before the last event.
     at = max(death.last_alive or 0, left.last_event_at)
     task = started.event_metadata.get("task")

@@ -146,7 +146,7 @@ def test_broken_details_hold_up_neither_the_same_deployment_nor_recovery_nor_sta
     assert (recovered.status, "Traceback" in recovered.stderr) == (0, False)
     assert deploys.command("status").status == 0
     events = told(server.events)
-    assert events == {"v1": ["started", "started", "finished"], "v2": ["started", "failed"]}
+    assert events == {"v1": ["started", "failed", "started", "finished"], "v2": ["started", "failed"]}
 
 
 def test_verify_passes_over_a_lone_event_that_cannot_be_read(deploys: Deploys, server: FaultServer) -> None:
