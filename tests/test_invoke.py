@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -315,9 +316,11 @@ def test_ctrl_c_while_a_command_runs(project: Project, pty: str) -> None:
         @task
         @deployment("web", version="1")
         def deploy(c):
-            c.run("touch running; exec sleep 60", pty={pty})
-        """.replace("{pty}", pty)
+            c.run("exec {python} wait.py", pty={pty})
+        """.replace("{pty}", pty).replace("{python}", sys.executable)
     )
+    # By itself: a shell between two commands would take the signal, and go on.
+    (project.folder / "wait.py").write_text("import time; open('running', 'w').close(); time.sleep(60)")
     child = subprocess.Popen(
         [project.program("inv"), "deploy"], cwd=project.folder, env=project.env({}), start_new_session=True
     )
