@@ -30,6 +30,10 @@ def _handles_a_signal(frame: FrameType) -> bool:
 
     The handlers that are set say less: one may be a partial or an object, or have put another in its place.
     """
+    code = frame.f_code
+    if code.co_argcount < 2 and not code.co_flags & inspect.CO_VARARGS:
+        # Most functions of a recursion without an end, which is not to take longer still.
+        return False
     numbers = signal.valid_signals()
     given = inspect.getargvalues(frame)
     values = [given.locals.get(name) for name in given.args]
