@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import signal
 import threading
+from collections.abc import Set
 from itertools import pairwise
 from types import FrameType
 
@@ -17,15 +18,16 @@ def is_from_outside(error: BaseException) -> bool:
         return False
     if isinstance(error, KeyboardInterrupt):
         return True
+    numbers = signal.valid_signals()
     trace = error.__traceback__
     while trace is not None:
-        if _handles_a_signal(trace.tb_frame):
+        if _handles_a_signal(trace.tb_frame, numbers):
             return True
         trace = trace.tb_next
     return False
 
 
-def _handles_a_signal(frame: FrameType) -> bool:
+def _handles_a_signal(frame: FrameType, numbers: Set[int]) -> bool:
     """Whether Python has called this frame's function for a signal: with its number and the frame that it broke into.
 
     The handlers that are set say less: one may be a partial or an object, or have put another in its place.
@@ -34,7 +36,6 @@ def _handles_a_signal(frame: FrameType) -> bool:
     if code.co_argcount < 2 and not code.co_flags & inspect.CO_VARARGS:
         # Most functions of a recursion without an end, which is not to take longer still.
         return False
-    numbers = signal.valid_signals()
     given = inspect.getargvalues(frame)
     values = [given.locals.get(name) for name in given.args]
     values += given.locals.get(given.varargs, ()) if given.varargs is not None else ()
