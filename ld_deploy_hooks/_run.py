@@ -276,6 +276,11 @@ class Run:
                 end = End(self._reporter, self._tell_end(*self._way_out))
         except Exception as fault:
             internal_fault("Ending a deployment", fault)
+        except BaseException:
+            # Ctrl-C, perhaps before anything was told.
+            if self._told and not self.told_by_parent:
+                self._tell_end_unasked(*self._way_out)
+            raise
         finally:
             # The exception leads to the frames of the deploy, which must not live on for our sake.
             self._way_out = (FINISHED, None)
@@ -313,12 +318,17 @@ class Run:
         try:
             return self._reporter.ended(self._ending(verdict, self.ended_at), self.record(verdict), error)
         except BaseException as fault:
-            # Ctrl-C meanwhile, or a fault: the end is told all the same, without asking plugins. Twice counts once.
-            future = self._reporter.ended(self._ending(verdict, self.ended_at, ask=False), self.record(verdict), error)
+            # Ctrl-C meanwhile, or a fault: the end is told all the same.
+            future = self._tell_end_unasked(verdict, error)
             if not isinstance(fault, Exception):
                 raise
             internal_fault("Telling an end", fault)
             return future
+
+    def _tell_end_unasked(self, verdict: Verdict, error: BaseException | None) -> Future[bool]:
+        """Tell the end without asking plugins; twice counts once."""
+        assert self.ended_at is not None
+        return self._reporter.ended(self._ending(verdict, self.ended_at, ask=False), self.record(verdict), error)
 
     def _ending(self, verdict: Verdict, at: int, *, ask: bool = True) -> DeploymentEvent:
         assert self.started_at is not None
