@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ld_deploy_hooks._outside import is_from_outside
 
-__all__ = ["forget_said", "internal_fault", "listeners", "logger", "say_once"]
+__all__ = ["forget_said", "internal_fault", "listeners", "logger", "say_fault", "say_once"]
 
 # Seconds that stderr may take to take a line.
 _HEARS = 0.1

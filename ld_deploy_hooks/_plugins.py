@@ -36,11 +36,12 @@ from ld_deploy_hooks._plugin_faults import (
 from ld_deploy_hooks._records import DeploymentEvent, DeploymentRecord
 from ld_deploy_hooks._tells import Tells
 
-__all__ = ["PluginInfo", "Plugins"]
+__all__ = ["BUILT_IN", "PluginInfo", "Plugins"]
 
 T = TypeVar("T")
 
 _ASKS = {"ld_deploy_provide_defaults", "ld_deploy_add_metadata", "ld_deploy_modify_event"}
+BUILT_IN = ("ci", "git", "console", "opentelemetry")
 _BUILT_IN = "built-in"  # the origin of our own
 _SLOW = 0.2  # seconds of an ask after which it is said, for the deploy waits for it
 
@@ -111,9 +112,8 @@ class Plugins:
         *,
         names: Sequence[str] = (),
         autoload: bool = True,
-        builtin: Sequence[str] = ("ci", "git", "console", "opentelemetry"),
+        builtin: Sequence[str] = BUILT_IN,
         directory: Path | None = None,
-        testing: bool = False,
     ) -> Plugins:
         """Return the plugins that the settings ask for; what cannot be loaded is a line, and the others are loaded.
 
@@ -124,7 +124,6 @@ class Plugins:
             autoload: whether entry points of the group ``ld_deploy_hooks`` are loaded.
             builtin: modules in ``ld_deploy_hooks.plugins``; what is written here is the plugin's name.
             directory: where a ``deployhooks.py`` may lie (plugin name ``deployhooks``); None: nowhere.
-            testing: for the deployments of a test, which may watch what processes are started: without ``git``.
         """
         plugins = cls()
         wanted = [name for name in names if not name.startswith("no:")]
@@ -132,8 +131,6 @@ class Plugins:
             plugins._manager.set_blocked(blocked.removeprefix("no:").strip())
         # Pluggy calls first what was registered last.
         for name in reversed(builtin):
-            if testing and name == "git":
-                continue
             plugins._load(name, _BUILT_IN, partial(importlib.import_module, f"ld_deploy_hooks.plugins.{name}"))
         if autoload:
             points = entry_points(hookspecs.PROJECT_NAME, plugins._tells.say)

@@ -96,9 +96,11 @@ def plugins_for(settings: Settings) -> Plugins:
     with _lock:
         if key not in _plugins:
             # Here, so that a dry or disabled run does not pay for pluggy.
-            from ld_deploy_hooks._plugins import Plugins
+            from ld_deploy_hooks._plugins import BUILT_IN, Plugins
 
-            _plugins[key] = Plugins.load(names=key[0], autoload=key[1], directory=directory, testing=key[3] is not None)
+            # A test may watch what processes are started.
+            builtin = [name for name in BUILT_IN if name != "git" or settings.recording is None]
+            _plugins[key] = Plugins.load(names=key[0], autoload=key[1], builtin=builtin, directory=directory)
         return _plugins[key]
 
 

@@ -272,15 +272,13 @@ class Run:
         self._busy_in = threading.get_ident()
         end = None
         try:
-            if self._told and not self.told_by_parent:
-                end = End(self._reporter, self._tell_end(*self._way_out))
-        except Exception as fault:
-            internal_fault("Ending a deployment", fault)
-        except BaseException:
-            # Ctrl-C, perhaps before anything was told.
-            if self._told and not self.told_by_parent:
-                self._tell_end_unasked(*self._way_out)
-            raise
+            end = self._tell_end()
+        except BaseException as fault:
+            # Ctrl-C meanwhile, or a fault: the end is told all the same, without asking plugins. Twice counts once.
+            end = self._tell_end(ask=False)
+            if not isinstance(fault, Exception):
+                raise
+            internal_fault("Telling an end", fault)
         finally:
             # The exception leads to the frames of the deploy, which must not live on for our sake.
             self._way_out = (FINISHED, None)
@@ -313,22 +311,13 @@ class Run:
             return None
         return self._reporter.custom(event, replace(self.record(), custom_at=at), self._events.clean(metadata))
 
-    def _tell_end(self, verdict: Verdict, error: BaseException | None) -> Future[bool]:
+    def _tell_end(self, *, ask: bool = True) -> End | None:
+        if not self._told or self.told_by_parent:
+            return None
+        verdict, error = self._way_out
         assert self.ended_at is not None
-        try:
-            return self._reporter.ended(self._ending(verdict, self.ended_at), self.record(verdict), error)
-        except BaseException as fault:
-            # Ctrl-C meanwhile, or a fault: the end is told all the same.
-            future = self._tell_end_unasked(verdict, error)
-            if not isinstance(fault, Exception):
-                raise
-            internal_fault("Telling an end", fault)
-            return future
-
-    def _tell_end_unasked(self, verdict: Verdict, error: BaseException | None) -> Future[bool]:
-        """Tell the end without asking plugins; twice counts once."""
-        assert self.ended_at is not None
-        return self._reporter.ended(self._ending(verdict, self.ended_at, ask=False), self.record(verdict), error)
+        event = self._ending(verdict, self.ended_at, ask=ask)
+        return End(self._reporter, self._reporter.ended(event, self.record(verdict), error))
 
     def _ending(self, verdict: Verdict, at: int, *, ask: bool = True) -> DeploymentEvent:
         assert self.started_at is not None

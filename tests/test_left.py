@@ -122,18 +122,27 @@ def of_a_newer_version(outbox: Path) -> Iterator[None]:
         newer.execute(f"PRAGMA user_version = {version}")
 
 
-def test_what_is_in_memory_when_a_signal_comes_is_left_too(deploys: Deploys) -> None:
+@pytest.mark.parametrize(
+    ("source", "end"),
+    [
+        ("    ready(); time.sleep(60)", "failed"),
+        # Nothing is open any more, and nothing would be lost of an outbox that could be used.
+        ("    pass\nready(); time.sleep(60)", "finished"),
+    ],
+    ids=["in the block", "after it"],
+)
+def test_what_is_in_memory_when_a_signal_comes_is_left_too(deploys: Deploys, source: str, end: str) -> None:
     with FaultServer(answer(), answer(), silent) as server:
         deploys.set(LD_BASE_URI=server.base_uri)
         deploys.run(PLAIN, "v0")
         with of_a_newer_version(deploys.outbox):
-            running = deploys.start("with deployment('billing', version='v1'):\n    ready(); time.sleep(60)")
+            running = deploys.start(f"with deployment('billing', version='v1'):\n{source}")
             ended = running.until_ready().send(signal.SIGTERM).ends()
             assert (ended.status, ended.lingered < 3) == (-signal.SIGTERM, True)
         server.heal()
         deploys.next_run()
-        assert told(server.events) == {"v0": ["started", "finished"], "v1": ["started", "failed"]}
-        assert server.events[-1]["eventMetadata"]["reason"] == "cancelled"
+        assert told(server.events) == {"v0": ["started", "finished"], "v1": ["started", end]}
+        assert server.events[-1]["eventMetadata"].get("reason") == ("cancelled" if end == "failed" else None)
 
 
 def test_an_end_that_a_signal_tells_from_memory_is_told_once(deploys: Deploys, server: FaultServer) -> None:
@@ -239,20 +248,6 @@ leave()
     assert ended.status == 0
     assert ended.lingered < 2 + 1.5
     deploys.next_run()
-
-
-def test_what_is_in_memory_after_the_block_is_left_by_a_signal_too(deploys: Deploys) -> None:
-    """Nothing is open any more, and nothing would be lost of an outbox that could be used."""
-    with FaultServer(answer(), answer(), silent) as server:
-        deploys.set(LD_BASE_URI=server.base_uri)
-        deploys.run(PLAIN, "v0")
-        with of_a_newer_version(deploys.outbox):
-            running = deploys.start("with deployment('billing', version='v1'):\n    pass\nready(); time.sleep(60)")
-            ended = running.until_ready().send(signal.SIGTERM).ends()
-            assert (ended.status, ended.lingered < 3) == (-signal.SIGTERM, True)
-        server.heal()
-        deploys.next_run()
-        assert told(server.events) == {"v0": ["started", "finished"], "v1": ["started", "finished"]}
 
 
 def test_an_end_follows_its_start_to_memory_though_it_was_queued_before(deploys: Deploys, server: FaultServer) -> None:
