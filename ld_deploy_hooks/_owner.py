@@ -67,11 +67,21 @@ class Owner:
             _lock(self._file)
             os.write(self._file, _machine().encode())
             # Somebody may have taken it for a dead one's before it was locked: nobody would see the lock.
-            if not os.path.samestat(os.fstat(self._file), self._path.stat()):
+            if self.is_gone:
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         except OSError:
             self.release()
             raise
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether its file was removed: others take this process for dead."""
+        try:
+            return not os.path.samestat(os.fstat(self._file), self._path.stat())
+        except (FileNotFoundError, NotADirectoryError):
+            return True
+        except OSError:
+            return False
 
     def beat(self) -> None:
         """Say that this process is alive now."""

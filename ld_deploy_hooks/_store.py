@@ -6,6 +6,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -44,6 +45,9 @@ class Store:
         self._left = path.with_name(f"{path.name}.left") if path is not None else None
         self._owner: Owner | None = None
         self._on_network = False
+        self._box: Outbox | None = None
+        # How many times another file has taken the outbox's place: numbers of events mean nothing in the next one.
+        self.generation = 0
         self.owner_id = uuid.uuid4().hex
         self.writer: Writer[Outbox] | Direct[Outbox]
         try:
@@ -64,10 +68,10 @@ class Store:
                 f"The outbox {self._path} was damaged; it was moved to {box.set_aside} and a new one was made. What "
                 "waited in it is not sent: keep that file if you need to know what it was."
             )
-        if self._path is not None and self._owners is not None and self._owner is None:
+        if self._path is not None and self._owners is not None:
             self._on_network = on_network(self._path)
             try:
-                self._owner = Owner(self._owners, self.owner_id)
+                self._show_life(self._owners)
             except OSError as error:
                 box.close()
                 raise OutboxError(
@@ -78,7 +82,40 @@ class Store:
                 ) from None
         if self._left is not None:
             remove(take_up(self._left, box))
+        if self._box is not None:
+            self._carry_over(self._box, box)
+        self._box = box
         return box
+
+    def _show_life(self, owners: Path) -> None:
+        """Have a file by which others see that this process lives.
+
+        Raises:
+            OSError: it cannot be made.
+        """
+        if self._owner is not None and self._owner.is_gone:
+            self._owner.release()
+            self._owner = None
+        if self._owner is None:
+            self._owner = Owner(owners, self.owner_id)
+
+    def _carry_over(self, gone: Outbox, box: Outbox) -> None:
+        """Record anew what of this process's events waits in a file that was removed: it can be read while open."""
+        self.generation += 1
+        waiting: list[tuple[str, str, str]] = []
+        # There SQLite would take the new file's journal, which it finds by name, for that of the old one.
+        if not self._on_network:
+            with suppress(OutboxError):
+                waiting = gone.waiting_of(self.owner_id)
+        gone.close()
+        with box.transaction():
+            for deployment_id, base_uri, payload in waiting:
+                Step(deployment_id, base_uri, self.owner_id, DeploymentEvent.from_json(payload)).record(box)
+        if waiting:
+            say_once(
+                f"The outbox {self._path} was removed, or another took its place, while this process had it open. "
+                f"The {len(waiting)} event(s) of this run that waited there were recorded anew."
+            )
 
     def take_up(self) -> None:
         """Have recorded what other processes have left beside the outbox."""
@@ -160,7 +197,9 @@ class Store:
         return death_of(self._owners, owner, network=self._on_network, clock=clock)
 
     def _beat(self) -> None:
-        if self._owner is not None:
+        if self._owner is not None and self._owners is not None:
+            with suppress(OSError):
+                self._show_life(self._owners)
             self._owner.beat()
 
     def close(self, timeout: float, *, quiet: bool = True) -> None:
@@ -193,7 +232,8 @@ class Journal:
         self._plugins = plugins
         self._own: set[str] = set()
         self._sent: set[str] = set()
-        self._under_way: set[int] = set()
+        # Of each event that is being sent, by eventId, its number and the file that this is a number in.
+        self._under_way: dict[str, tuple[int, int]] = {}
 
     def owns(self, deployment_id: str) -> None:
         """Events of this deployment go before those of others, until its end has been delivered or rejected."""
@@ -201,20 +241,23 @@ class Journal:
 
     def claim(self, limit: int, *, own_only: bool) -> list[Claimed]:
         own = tuple(self._own)
-        items: list[Claimed] = self._ask(
-            lambda box: box.claim(
+
+        def claim(box: Outbox) -> tuple[int, list[Claimed]]:
+            return self._store.generation, box.claim(
                 base_uri=self._base_uri, owner=self._owner, now=now(), limit=limit, own=own, own_only=own_only
-            ),
-            [],
-        )
+            )
+
+        nothing: tuple[int, list[Claimed]] = (0, [])
+        generation, items = self._ask(claim, nothing)
         fresh = []
         for item in items:
+            # Else the clock was set, and the lease of what this process is sending seems to be over.
+            is_new = item.event_id not in self._under_way
+            self._under_way[item.event_id] = (generation, item.id)
             if item.event_id in self._sent:
                 # Delivered before, but the outbox could not take the ack then (a full disk): never send it again.
                 self.ack(item)
-            elif item.id not in self._under_way:
-                # Else the clock was set, and the lease of what this process is sending seems to be over.
-                self._under_way.add(item.id)
+            elif is_new:
                 fresh.append(item)
         return fresh
 
@@ -230,8 +273,7 @@ class Journal:
         self._sent.add(item.event_id)
 
     def ack(self, item: Claimed) -> None:
-        self._under_way.discard(item.id)
-        done = self.writer.submit(lambda box: box.ack(item.id, owner=self._owner, now=now()))
+        done = self._settle(item, lambda box, id: box.ack(id, owner=self._owner, now=now()))
 
         def told(future: Future[bool]) -> None:
             # False: the lease was over, so it stays known as sent.
@@ -244,20 +286,20 @@ class Journal:
         done.add_done_callback(told)
 
     def retry_later(self, item: Claimed, next_attempt: int) -> None:
-        self._under_way.discard(item.id)
-        self.writer.submit(
-            lambda box: box.retry_later(item.id, owner=self._owner, next_attempt=next_attempt, now=now())
-        )
+        self._settle(item, lambda box, id: box.retry_later(id, owner=self._owner, next_attempt=next_attempt, now=now()))
 
     def release(self, item: Claimed) -> None:
-        self._under_way.discard(item.id)
-        self.writer.submit(lambda box: box.release(item.id, owner=self._owner))
+        self._settle(item, lambda box, id: box.release(id, owner=self._owner))
 
     def reject(self, item: Claimed, reason: str) -> None:
-        self._under_way.discard(item.id)
-        self.writer.submit(lambda box: box.reject(item.id, owner=self._owner, reason=reason, now=now()))
+        self._settle(item, lambda box, id: box.reject(id, owner=self._owner, reason=reason, now=now()))
         self._is_settled(item)
         self._tell(item, lambda event: self._plugins.event_rejected(event, reason))
+
+    def _settle(self, item: Claimed, command: Callable[[Outbox, int], bool]) -> Future[bool]:
+        """Tell the outbox what became of an event; False where that knows nothing of it any more."""
+        generation, number = self._under_way.pop(item.event_id, (None, 0))
+        return self.writer.submit(lambda box: generation == self._store.generation and command(box, number))
 
     def _is_settled(self, item: Claimed) -> None:
         if item.deployment_id is not None and EventType(item.event_type).is_end:

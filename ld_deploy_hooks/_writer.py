@@ -30,6 +30,10 @@ _TURN = 1.0
 class Store(Protocol):
     """What the writer needs of an outbox; it is made, used and closed in the writer's thread alone."""
 
+    @property
+    def is_gone(self) -> bool:
+        """Whether its file is not where it was opened any more."""
+
     def transaction(self) -> AbstractContextManager[Any]:
         """Commit at the end of the block, roll back if it raises."""
 
@@ -48,7 +52,7 @@ class Writer(Generic[S]):
 
     Args:
         open_store: opens the store; called in the writer's thread, at once, and until it succeeds again for each group
-            of commands.
+            of commands; once more when the store's file is gone.
         beat: called in the writer's thread about every ``every`` seconds, once the store is open.
         every: seconds.
 
@@ -112,7 +116,7 @@ class Writer(Generic[S]):
         self._refuse_the_rest()
 
     def _open(self) -> None:
-        if self._store is None:
+        if self._store is None or self._store.is_gone:
             with unforkable():
                 self._store = self._open_store()
 

@@ -324,6 +324,28 @@ def test_the_events_of_the_deploy_that_runs_go_before_five_thousand_old_ones(dep
         assert set(map(tuple, facts.values())) == {("started", "finished")}
 
 
+def test_an_import_that_meets_with_one_of_the_deploy_is_tried_again(deploys: Deploys) -> None:
+    with FaultServer() as server:
+        deploys.set(LD_BASE_URI=server.base_uri)
+        # As Python itself fails where two threads import parts of one package at once.
+        ended = deploys.run(
+            f"""
+            class Meeting:
+                met = 0
+
+                def find_spec(self, name, *more):
+                    if name in ("requests.sessions", "urllib3.poolmanager") and self.met < 2:
+                        self.met += 1
+                        raise KeyError(name.partition(".")[0])
+
+            sys.meta_path.insert(0, meeting := Meeting())
+            {PLAIN.replace(chr(10), chr(10) + " " * 12)}
+            """.replace("leave(3)", "flush(); assert meeting.met == 2; leave(3)")
+        )
+        assert (ended.status, ended.stdout, ended.stderr) == (3, "deploying\n", "")
+        assert told(server.events) == {"v1": ["started", "finished"]}
+
+
 def test_many_events_that_are_refused_alike_are_one_line(deploys: Deploys) -> None:
     with FaultServer(answer(400)) as server:
         deploys.set(LD_BASE_URI=server.base_uri)

@@ -36,6 +36,11 @@ class Store:
         self.kept += self._open
         self.commits.append(len(self._open))
 
+    @property
+    def is_gone(self) -> bool:
+        """Whether its file is gone; it has none."""
+        return False
+
     def close(self) -> None:
         """Note it."""
         self.closed = True

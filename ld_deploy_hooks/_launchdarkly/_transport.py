@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import io
 import os
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -176,11 +178,21 @@ class _UntilDeadline(io.RawIOBase):
         super().close()
 
 
+def _import_requests() -> None:
+    # Once a package is loaded, Python takes it out of sys.modules and puts it back. Another thread that imports a part
+    # of it right in between fails with a KeyError: the deploy may be importing, too (importlib._bootstrap).
+    for _ in range(3):
+        with suppress(KeyError):
+            importlib.import_module("requests.adapters")
+            return
+
+
 @functools.cache
 def _adapter_class() -> type[HTTPAdapter]:
     """Return requests' adapter, whose answers have to be there, whole, within the read timeout."""
     import http.client
 
+    _import_requests()
     import requests.adapters
 
     class Response(http.client.HTTPResponse):

@@ -19,6 +19,7 @@ from ld_deploy_hooks._log import say_once
 from ld_deploy_hooks._outbox._file import (
     file_id,
     folder_lock,
+    is_gone,
     leftover_log,
     make_file,
     make_folder,
@@ -82,12 +83,20 @@ class Database:
         self._file: tuple[int, int] | None = None
         self._connection: sqlite3.Connection | None = self._open()
 
+    @property
+    def is_gone(self) -> bool:
+        """Whether the file that is open was removed, or another took its place."""
+        return self._path is not None and self._file is not None and is_gone(self._path, self._file)
+
     def close(self) -> None:
         """Close the connection; not in a forked child, where that would undo the parent's transaction."""
         self._closed = True
         if os.getpid() == self._process and self._connection is not None:
-            with suppress(sqlite3.Error):
-                self._connection.close()
+            if self.is_gone:
+                _abandon(self._connection)
+            else:
+                with suppress(sqlite3.Error):
+                    self._connection.close()
             self._connection = None
 
     def close_inherited(self) -> None:
@@ -312,9 +321,10 @@ class Database:
 
 
 def _abandon(connection: sqlite3.Connection) -> None:
-    """Leave a damaged file alone, but hold nobody up who has it open too.
+    """Leave a file alone that is damaged, or gone from its place, but hold nobody up who has it open too.
 
-    It is not closed: closing would write to the file and delete its log, whatever can still be read in them.
+    It is not closed: closing would write to the file and delete its log, whatever can still be read in them; and old
+    versions of SQLite delete the log by its name, which is another file's if one has taken its place.
     """
     with suppress(sqlite3.Error):
         if connection.in_transaction:

@@ -24,6 +24,7 @@ __all__ = [
     "check_access",
     "file_id",
     "folder_lock",
+    "is_gone",
     "leftover_log",
     "make_file",
     "make_folder",
@@ -210,6 +211,18 @@ def file_id(path: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return found.st_dev, found.st_ino
+
+
+def is_gone(path: Path, known: tuple[int, int]) -> bool:
+    """Return whether the file of this :func:`file_id` is not at ``path`` any more."""
+    try:
+        found = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        # A process that has given its rights away may not look there; what it has open it can use.
+        return False
+    return (found.st_dev, found.st_ino) != known
 
 
 def on_network(path: Path, mounts: str | None = None) -> bool:

@@ -40,6 +40,11 @@ class Queue:
         """Where a damaged file was moved to; None if there was none. A new file has taken its place."""
         return self._database.set_aside
 
+    @property
+    def is_gone(self) -> bool:
+        """Whether the file was removed since it was opened, or another took its place."""
+        return self._database.is_gone
+
     def transaction(self) -> AbstractContextManager[None]:
         """Make one transaction of all that the block does: durable at its end, undone if it raises.
 
@@ -323,13 +328,6 @@ class Queue:
             (until for (until,) in self._database.rows("SELECT until FROM holds WHERE base_uri = ?", base_uri)),
             default=0,
         )
-
-    def settle_deployment(self, id: str, *, state: str, now: int) -> None:
-        """Note that a deployment has ended (``finished``, ``failed``) whose end was delivered past this outbox."""
-        with self.transaction():
-            self._database.change(
-                "UPDATE deployments SET state = ?, ended_at = ? WHERE id = ? AND state = 'open'", state, now, id
-            )
 
     def others_sending(self, *, base_uri: str, owner: str, now: int) -> list[str]:
         """Return who else than ``owner`` is sending anything at this moment."""

@@ -84,6 +84,13 @@ class Outbox(Queue):
             if is_whole(id)
         ]
 
+    def settle_deployment(self, id: str, *, state: str, now: int) -> None:
+        """Note that a deployment has ended (``finished``, ``failed``) whose end was delivered past this outbox."""
+        with self.transaction():
+            self._database.change(
+                "UPDATE deployments SET state = ?, ended_at = ? WHERE id = ? AND state = 'open'", state, now, id
+            )
+
     def counts(self, *, base_uri: str | None = None) -> Counts:
         """Return how much is in the outbox, of one service or of all."""
         where, parameters = ("", ()) if base_uri is None else (" AND base_uri = ?", (base_uri,))
@@ -107,6 +114,16 @@ class Outbox(Queue):
             "SELECT deployment_id, payload FROM events WHERE state = 'waiting' AND base_uri = ? ORDER BY id", base_uri
         )
         return [(deployment_id, payload) for deployment_id, payload in rows]
+
+    def waiting_of(self, owner: str) -> list[tuple[str, str, str]]:
+        """Return deployment, base URI and payload of all that waits of what ``owner`` has deployed, in its order."""
+        rows = self._database.rows(
+            "SELECT events.deployment_id, events.base_uri, events.payload"
+            " FROM deployments CROSS JOIN events ON events.deployment_id = deployments.id"
+            " WHERE deployments.owner = ? AND events.state = 'waiting' ORDER BY events.id",
+            owner,
+        )
+        return [(deployment_id, base_uri, payload) for deployment_id, base_uri, payload in rows]
 
     def waiting_elsewhere(self, base_uri: str) -> dict[str, int]:
         """Return how many events wait for each other service than ``base_uri``."""
