@@ -307,6 +307,19 @@ def test_git_is_called_no_more_often_than_it_must(
     assert sorted(asked) == [["config --get"], ["rev-list"], ["status"]]
 
 
+def test_outside_a_repository_it_is_called_once(
+    tmp_path: Path, slow_git: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (slow_git / "slow").unlink()
+    monkeypatch.setenv("PATH", str(slow_git), prepend=os.pathsep)
+    monkeypatch.chdir(tmp_path)
+    git.ld_deploy_add_metadata(RECORD)
+    git.ld_deploy_started(RECORD)
+    assert git.ld_deploy_modify_event(_event(EventType.FINISHED)) is not None
+    (asked,) = (slow_git / "asked").read_text().splitlines()
+    assert "rev-list" in asked
+
+
 def test_an_end_waits_a_moment_for_git_and_no_longer(
     repository: Path, slow_git: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -61,14 +61,13 @@ class _Repository:
         """Return the name in the remote's address."""
         return repository_name(self._ask("config", "--get", "remote.origin.url"))
 
-    def begin(self, *questions: Callable[[], None]) -> None:
-        """Have the metadata asked for in a thread."""
+    def begin(self, question: Callable[[], None] | None = None) -> None:
+        """Have all the metadata asked for in a thread, or by one question."""
         self.is_asked = True
 
         def ask() -> None:
             try:
-                for question in questions or (self._ask_for_commit, self._ask_for_changes):
-                    question()
+                (question or self._ask_for_all)()
             finally:
                 self._known.set()
 
@@ -80,6 +79,11 @@ class _Repository:
     def wait(self) -> None:
         """Wait a moment for what was begun."""
         self._known.wait(_MOMENT)
+
+    def _ask_for_all(self) -> None:
+        self._ask_for_commit()
+        if self._commit:
+            self._ask_for_changes()
 
     def _ask_for_commit(self) -> None:
         # A command for scripts: no setting of the user's changes what it says.
