@@ -65,7 +65,8 @@ def find_table(start: Path) -> PyProject:
                 break
         elif found is not None:
             return PyProject(path, found, tuple(unread))
-        if any(os.path.lexists(folder / mark) for mark in (".git", ".hg")):
+        # Names, not paths: each deployment walks up.
+        if any(os.path.lexists(f"{folder}{os.sep}{mark}") for mark in (".git", ".hg")):
             break
     return PyProject(unread=tuple(unread))
 

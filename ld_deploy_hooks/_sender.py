@@ -35,7 +35,7 @@ _ELSEWHERE = 0.05
 _PAUSE_FIRST, _PAUSE_MOST = 0.01, 5.0
 # How many identities are sent side by side once the service has accepted a first event; one more is for the events of
 # the deploy that runs, which do not wait for others'.
-_WIDTH = 8
+_WIDTH = 16
 _OWN_WAITS = 0.25
 
 

@@ -1,13 +1,12 @@
 """How a way out of a block or a task is told: the verdict."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 __all__ = ["FINISHED", "Verdict", "exit_code_of", "plain_verdict"]
 
 
-# A named tuple, as a data class takes a millisecond to make: tasks are decorated for `--list` and `--help` too.
+# A named tuple, as a data class takes a millisecond to make, and of annotations that need not be compiled once more:
+# tasks are decorated for `--list` and `--help` too.
 class Verdict(NamedTuple):
     """What a way out says of the deployment; it holds nothing of an exception but its type's name, numbers and hosts.
 
