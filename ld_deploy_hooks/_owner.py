@@ -55,7 +55,8 @@ class Owner:
     """
 
     def __init__(self, folder: Path, id: str) -> None:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # Not what is above it: that is the outbox's, which makes it for one user alone.
+        folder.mkdir(mode=0o700, exist_ok=True)
         self._path = folder / id
         self._noted = False
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)

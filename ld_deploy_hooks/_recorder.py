@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ld_deploy_hooks._clock import monotonic
 from ld_deploy_hooks._errors import OutboxError
 from ld_deploy_hooks._forking import unforkable
+from ld_deploy_hooks._journal import Journal
 from ld_deploy_hooks._left import Step
 from ld_deploy_hooks._log import internal_fault, say_once
 from ld_deploy_hooks._records import DeploymentEvent, DeploymentRecord
@@ -16,7 +17,7 @@ from ld_deploy_hooks._rest import Rest
 from ld_deploy_hooks._sender import Sender
 from ld_deploy_hooks._settings import Settings, is_loopback
 from ld_deploy_hooks._spare import Spare
-from ld_deploy_hooks._store import Journal, Store
+from ld_deploy_hooks._store import Store
 from ld_deploy_hooks._version import __version__
 
 if TYPE_CHECKING:
@@ -290,6 +291,7 @@ class Recorder:
             spare.writer.submit(command).add_done_callback(settle)
 
         if step.event.identity in self._spare:
+            self._spare.takes(step)
             self._spare.journal().writer.submit(command).add_done_callback(settle)
         else:
             self._journal.writer.submit(in_turn).add_done_callback(fall_back)

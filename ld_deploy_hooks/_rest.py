@@ -8,11 +8,12 @@ from pathlib import Path
 
 from ld_deploy_hooks._clock import monotonic
 from ld_deploy_hooks._errors import OutboxError
+from ld_deploy_hooks._journal import Journal
 from ld_deploy_hooks._left import Step
 from ld_deploy_hooks._sender import Sender
 from ld_deploy_hooks._settings import Settings
 from ld_deploy_hooks._spare import Spare
-from ld_deploy_hooks._store import Journal, Store
+from ld_deploy_hooks._store import Store
 
 __all__ = ["Rest"]
 

@@ -6,9 +6,10 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from ld_deploy_hooks._journal import Journal
 from ld_deploy_hooks._left import Step
-from ld_deploy_hooks._records import DeploymentEvent, Identity
-from ld_deploy_hooks._store import Journal, Store
+from ld_deploy_hooks._records import DeploymentEvent, EventType, Identity
+from ld_deploy_hooks._store import Store
 
 if TYPE_CHECKING:
     from ld_deploy_hooks._plugins import Plugins
@@ -35,7 +36,8 @@ class Spare:
         self._journal: Journal | None = None
         # Those of which something is here: what follows goes here too, and not past it.
         self._identities: set[Identity] = set()
-        # How those ended whose end alone is here, by id.
+        # The deployments whose start is here, by id; and how those ended whose start is elsewhere.
+        self._started: set[str] = set()
         self._ends: dict[str, str] = {}
 
     def __bool__(self) -> bool:
@@ -61,8 +63,15 @@ class Spare:
     def takes(self, step: Step) -> None:
         """Note that ``step`` comes here, and with that all that follows of the same identity."""
         self._identities.add(step.event.identity)
-        if step.deployment_id is not None and step.event.event_type.is_end:
-            self._ends[step.deployment_id] = step.event.event_type.value
+        kind = step.event.event_type
+        if step.deployment_id is None:
+            return
+        if kind is EventType.STARTED:
+            self._started.add(step.deployment_id)
+        elif kind.is_end and step.deployment_id in self._started:
+            self._started.remove(step.deployment_id)
+        elif kind.is_end:
+            self._ends[step.deployment_id] = kind.value
 
     def waiting(self, owner: str, timeout: float) -> list[Step]:
         """Return what has not been delivered from here, in its order.

@@ -31,12 +31,12 @@ def deliver(box: Outbox, owner: str, log: str, limit: int) -> None:
     for one in claim(box, owner=owner, now=now(), limit=limit):
         # Now and then the service does not answer.
         if random.random() < 0.1:
-            box.retry_later(one.id, owner=owner, next_attempt=now(), now=now())
+            box.retry_later(one.event_id, owner=owner, next_attempt=now(), now=now())
             continue
         note(log, one.event_id)
         # A service takes its time; without, SQLite would give the lock to nobody else.
         time.sleep(random.random() / 200)
-        box.ack(one.id, owner=owner, now=now())
+        box.ack(one.event_id, owner=owner, now=now())
 
 
 def record_and_deliver(path: Path, owner: str, log: str) -> None:

@@ -70,7 +70,7 @@ def drain(box: Outbox, *, base_uri: str = HERE, now: int = 10_000) -> list[str]:
     while claimed := claim(box, base_uri=base_uri, now=now):
         for one in claimed:
             sent.append(one.event_id)
-            assert box.ack(one.id, owner="me", now=now)
+            assert box.ack(one.event_id, owner="me", now=now)
     return sent
 
 

@@ -307,7 +307,7 @@ def test_git_is_called_no_more_often_than_it_must(
     assert sorted(asked) == [["config --get"], ["rev-list"], ["status"]]
 
 
-def test_outside_a_repository_it_is_called_once(
+def test_outside_a_repository_it_is_called_once_for_the_metadata(
     tmp_path: Path, slow_git: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (slow_git / "slow").unlink()
@@ -315,6 +315,9 @@ def test_outside_a_repository_it_is_called_once(
     monkeypatch.chdir(tmp_path)
     git.ld_deploy_add_metadata(RECORD)
     git.ld_deploy_started(RECORD)
+    for thread in threading.enumerate():
+        if thread.name == "ld-deploy-git":
+            thread.join(10)
     assert git.ld_deploy_modify_event(_event(EventType.FINISHED)) is not None
     (asked,) = (slow_git / "asked").read_text().splitlines()
     assert "rev-list" in asked

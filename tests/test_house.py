@@ -63,6 +63,7 @@ FLOORS = {
     "_recovery": 2.5,
     "_events": 2.5,
     "_left": 2.6,
+    "_journal": 2.78,
     "_store": 2.75,
     "_spare": 2.8,
     "_rest": 2.85,

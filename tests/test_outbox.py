@@ -315,7 +315,7 @@ def test_a_lease_keeps_a_stream_from_everybody_until_it_ends(box: Outbox) -> Non
     assert ids(claim(box, owner="two", now=10_500)) == ["d-started"]
 
 
-SETTLE: dict[str, Callable[[Outbox, int, str], bool]] = {
+SETTLE: dict[str, Callable[[Outbox, str, str], bool]] = {
     "ack": lambda box, id, owner: box.ack(id, owner=owner, now=20_000),
     "reject": lambda box, id, owner: box.reject(id, owner=owner, reason="no", now=20_000),
     "release": lambda box, id, owner: box.release(id, owner=owner),
@@ -325,23 +325,23 @@ SETTLE: dict[str, Callable[[Outbox, int, str], bool]] = {
 
 @pytest.mark.parametrize("settle", SETTLE.values(), ids=SETTLE)
 def test_only_who_holds_the_lease_says_what_became_of_an_event(
-    box: Outbox, settle: Callable[[Outbox, int, str], bool]
+    box: Outbox, settle: Callable[[Outbox, str, str], bool]
 ) -> None:
     start(box, "d")
     (claimed,) = claim(box, owner="late", now=10_000)
-    assert settle(box, claimed.id, "stranger") is False
+    assert settle(box, claimed.event_id, "stranger") is False
     assert ids(claim(box, owner="next", now=70_000)) == ["d-started"]
-    assert settle(box, claimed.id, "late") is False
+    assert settle(box, claimed.event_id, "late") is False
     assert box.next_due(base_uri=HERE, now=0) == 130_000
-    assert settle(box, claimed.id, "next") is True
-    assert settle(box, claimed.id, "next") is False
-    assert settle(box, 999, "next") is False
+    assert settle(box, claimed.event_id, "next") is True
+    assert settle(box, claimed.event_id, "next") is False
+    assert settle(box, "another", "next") is False
 
 
 def test_an_ack_after_the_lease_has_ended_counts_while_nobody_else_has_taken_it(box: Outbox) -> None:
     start(box, "d")
     (claimed,) = claim(box, now=10_000)
-    assert box.ack(claimed.id, owner="me", now=99_000) is True
+    assert box.ack(claimed.event_id, owner="me", now=99_000) is True
     assert box.deployments(limit=1)[0].events[0].since == 99_000
 
 
@@ -349,7 +349,7 @@ def test_a_retry_waits_for_its_time_and_blocks_its_stream_alone(box: Outbox) -> 
     start(box, "a", of="a")
     end(box, "a", of="a")
     (claimed,) = claim(box, now=10_000)
-    assert box.retry_later(claimed.id, owner="me", next_attempt=10_700, now=10_200)
+    assert box.retry_later(claimed.event_id, owner="me", next_attempt=10_700, now=10_200)
     start(box, "b", of="b")
     assert ids(claim(box, now=10_699)) == ["b-started"]
     assert box.next_due(base_uri=HERE, now=10_500) == 10_700
@@ -361,7 +361,7 @@ def test_a_retry_waits_for_its_time_and_blocks_its_stream_alone(box: Outbox) -> 
 def test_a_retry_is_persisted(tmp_path: Path) -> None:
     with opened(tmp_path / "outbox.db") as box:
         start(box, "d")
-        box.retry_later(claim(box)[0].id, owner="me", next_attempt=50_000, now=10_000)
+        box.retry_later(claim(box)[0].event_id, owner="me", next_attempt=50_000, now=10_000)
     with opened(tmp_path / "outbox.db") as box:
         assert claim(box, now=49_999) == []
         assert claim(box, now=50_000)[0].tries == 1
@@ -370,12 +370,12 @@ def test_a_retry_is_persisted(tmp_path: Path) -> None:
 def test_a_release_counts_nothing_and_keeps_the_backoff(box: Outbox) -> None:
     start(box, "d")
     (claimed,) = claim(box)
-    assert box.release(claimed.id, owner="me")
+    assert box.release(claimed.event_id, owner="me")
     (claimed,) = claim(box)
     assert claimed.tries == 0
-    box.retry_later(claimed.id, owner="me", next_attempt=50_000, now=10_000)
+    box.retry_later(claimed.event_id, owner="me", next_attempt=50_000, now=10_000)
     (claimed,) = box.claim(base_uri=HERE, owner="me", now=10_000, limit=1, ignore_backoff=True)
-    assert box.release(claimed.id, owner="me")
+    assert box.release(claimed.event_id, owner="me")
     assert box.next_due(base_uri=HERE, now=10_000) == 50_000
 
 
@@ -395,7 +395,7 @@ def test_leases_of_the_named_end_and_no_others(box: Outbox, void: Callable[[Outb
 def test_what_is_rejected_is_kept_and_blocks_nothing_behind_it(box: Outbox) -> None:
     start(box, "d")
     end(box, "d")
-    box.reject(claim(box)[0].id, owner="me", reason="400: version \ud800", now=20_000)
+    box.reject(claim(box)[0].event_id, owner="me", reason="400: version \ud800", now=20_000)
     assert drain(box) == ["d-finished"]
     (deployment,) = box.deployments(limit=1)
     assert [(one.state, one.reason, one.since) for one in deployment.events] == [
@@ -409,7 +409,7 @@ def test_make_due_is_for_what_waits_for_a_retry_at_that_service(box: Outbox) -> 
     for name, uri in (("a", HERE), ("b", HERE), ("c", THERE)):
         start(box, name, of=name, base_uri=uri)
         (claimed,) = claim(box, base_uri=uri)
-        box.retry_later(claimed.id, owner="me", next_attempt=90_000, now=10_000)
+        box.retry_later(claimed.event_id, owner="me", next_attempt=90_000, now=10_000)
     start(box, "leased", of="leased")
     claim(box, owner="other")
     assert box.make_due(HERE, now=20_000) == 2
@@ -422,7 +422,7 @@ def test_ignore_backoff_takes_what_waits_for_a_retry_but_not_what_is_leased(box:
     for name in ("a", "b"):
         start(box, name, of=name)
     first, _ = claim(box)
-    box.retry_later(first.id, owner="me", next_attempt=90_000, now=10_000)
+    box.retry_later(first.event_id, owner="me", next_attempt=90_000, now=10_000)
     assert ids(box.claim(base_uri=HERE, owner="x", now=20_000, limit=9, ignore_backoff=True)) == ["a-started"]
 
 
@@ -439,7 +439,7 @@ def test_own_streams_go_first_and_their_oldest_event_first_of_all(box: Outbox) -
 
     first, *others = next_ones()
     assert ids([first, *others]) == ["killed-started", "old0-started", "old1-started"]
-    box.ack(first.id, owner="me", now=10_000)
+    box.ack(first.event_id, owner="me", now=10_000)
     assert ids(next_ones()) == ["mine-started", "old2-started", "old3-started"]
 
 
@@ -587,10 +587,10 @@ def test_what_is_readdressed_keeps_its_order_and_takes_its_deployment_along(box:
     start(box, "begun", of="b", base_uri=THERE)
     start(box, "told", of="c", base_uri=THERE)
     told = claim(box, base_uri=THERE)[-1]
-    box.ack(told.id, owner="me", now=10_000)
+    box.ack(told.event_id, owner="me", now=10_000)
     box.add_event(deployment_id="told", base_uri=THERE, event=event("custom", "told-step", of="c"), now=1500)
     box.release_all("me")
-    box.retry_later(claim(box, base_uri=THERE)[0].id, owner="me", next_attempt=90_000, now=10_000)
+    box.retry_later(claim(box, base_uri=THERE)[0].event_id, owner="me", next_attempt=90_000, now=10_000)
     box.release_all("me")
     assert box.readdress(from_base_uri=THERE, to_base_uri=HERE, now=10_000) == 4
     assert end(box, "begun", of="b")
@@ -615,7 +615,7 @@ def test_readdress_leaves_alone_what_is_being_sent(box: Outbox) -> None:
     end(box, "d")
     (claimed,) = claim(box, base_uri=THERE, now=10_000)
     assert box.readdress(from_base_uri=None, to_base_uri=HERE, now=69_999) == 1
-    assert box.ack(claimed.id, owner="me", now=69_999)
+    assert box.ack(claimed.event_id, owner="me", now=69_999)
     assert drain(box, now=69_999) == ["d-finished"]
 
 
@@ -627,9 +627,9 @@ def test_what_is_readdressed_into_a_stream_that_is_being_sent_goes_first_if_it_i
     assert box.readdress(from_base_uri=THERE, to_base_uri=HERE, now=10_000) == 1
     assert claim(box) == []
     if how == "release":
-        assert box.release(claimed.id, owner="me")
+        assert box.release(claimed.event_id, owner="me")
     elif how == "retry_later":
-        assert box.retry_later(claimed.id, owner="me", next_attempt=20_000, now=10_000)
+        assert box.retry_later(claimed.event_id, owner="me", next_attempt=20_000, now=10_000)
     else:
         assert box.release_all("me") == 1
     assert drain(box, now=30_000) == ["older", "younger"]
@@ -639,7 +639,7 @@ def test_readdress_takes_what_a_lease_has_ended_on(box: Outbox) -> None:
     start(box, "d", base_uri=THERE)
     (claimed,) = claim(box, base_uri=THERE, now=10_000)
     assert box.readdress(from_base_uri=None, to_base_uri=HERE, now=70_000) == 1
-    assert not box.ack(claimed.id, owner="me", now=70_000)
+    assert not box.ack(claimed.event_id, owner="me", now=70_000)
     assert drain(box, now=70_000) == ["d-started"]
 
 
@@ -648,8 +648,8 @@ def test_what_was_rejected_can_be_sent_again_in_its_old_place(box: Outbox) -> No
         box.add_event(deployment_id=None, base_uri=uri, event=event(kind, f"{kind} {uri}"), now=1)
     lone(box, "last")
     for uri in (HERE, THERE):
-        box.reject(claim(box, base_uri=uri)[0].id, owner="me", reason="no", now=10_000)
-    box.retry_later(claim(box)[0].id, owner="me", next_attempt=90_000, now=10_000)
+        box.reject(claim(box, base_uri=uri)[0].event_id, owner="me", reason="no", now=10_000)
+    box.retry_later(claim(box)[0].event_id, owner="me", next_attempt=90_000, now=10_000)
     assert box.requeue_rejected(base_uri=HERE, now=10_000) == (1, 0)
     assert box.requeue_rejected(base_uri=HERE, now=10_000) == (0, 0)
     assert drain(box) == [f"started {HERE}", f"custom {HERE}", "last"]
@@ -659,17 +659,17 @@ def test_what_was_rejected_can_be_sent_again_in_its_old_place(box: Outbox) -> No
 def test_what_comes_back_waits_while_another_of_its_stream_is_being_sent(box: Outbox) -> None:
     for name in ("first", "second", "third"):
         lone(box, name)
-    box.reject(claim(box)[0].id, owner="me", reason="no", now=10_000)
+    box.reject(claim(box)[0].event_id, owner="me", reason="no", now=10_000)
     (second,) = claim(box, owner="slow")
     assert box.requeue_rejected(base_uri=HERE, now=10_000) == (1, 0)
     assert claim(box) == []
-    assert box.ack(second.id, owner="slow", now=10_000)
+    assert box.ack(second.event_id, owner="slow", now=10_000)
     assert drain(box) == ["first", "third"]
 
 
 def reject_all(box: Outbox, base_uri: str = HERE) -> None:
     for claimed in claim(box, base_uri=base_uri):
-        assert box.reject(claimed.id, owner="me", reason="no", now=10_000)
+        assert box.reject(claimed.event_id, owner="me", reason="no", now=10_000)
 
 
 @pytest.mark.parametrize("kind", ["finished", "failed"])
@@ -751,7 +751,7 @@ def test_after_seven_days_an_event_is_given_up_and_says_so(box: Outbox) -> None:
 def test_what_came_back_has_seven_days_again(box: Outbox) -> None:
     start(box, "again", of="again", now=1000)
     start(box, "moved", of="moved", base_uri=THERE, now=1000)
-    box.reject(claim(box)[0].id, owner="me", reason="no", now=10_000)
+    box.reject(claim(box)[0].event_id, owner="me", reason="no", now=10_000)
     box.requeue_rejected(base_uri=HERE, now=8 * DAY)
     box.readdress(from_base_uri=THERE, to_base_uri=HERE, now=8 * DAY)
     assert box.prune(now=15 * DAY) == []
@@ -762,7 +762,7 @@ def test_what_is_being_sent_is_not_given_up(box: Outbox) -> None:
     start(box, "d", now=1000)
     (claimed,) = claim(box, now=9 * DAY)
     assert box.prune(now=9 * DAY) == []
-    assert box.ack(claimed.id, owner="me", now=9 * DAY)
+    assert box.ack(claimed.event_id, owner="me", now=9 * DAY)
 
 
 def test_above_ten_thousand_the_oldest_are_given_up_a_thousand_at_a_time() -> None:
@@ -789,9 +789,9 @@ def test_history_goes_back_thirty_days_and_keeps_what_was_rejected_or_is_open(bo
     end(box, "late", of="late", now=20 * DAY)
     for claimed in claim(box):
         if claimed.deployment_id == "refused":
-            box.reject(claimed.id, owner="me", reason="no", now=10_000)
+            box.reject(claimed.event_id, owner="me", reason="no", now=10_000)
         else:
-            box.ack(claimed.id, owner="me", now=10_000)
+            box.ack(claimed.event_id, owner="me", now=10_000)
     drain(box)
     assert box.prune(now=10_000 + 30 * DAY) == []
     assert box.counts() == Counts(pending=0, delivered=7, rejected=1, open=1)
@@ -839,10 +839,10 @@ OFTEN: dict[str, Callable[[Outbox], object]] = {
     "claim ignoring backoff": lambda box: box.claim(
         base_uri=HERE, owner="me", now=10_000, limit=8, ignore_backoff=True
     ),
-    "ack": lambda box: box.ack(claim(box, limit=1)[0].id, owner="me", now=10_000),
-    "reject": lambda box: box.reject(claim(box, limit=1)[0].id, owner="me", reason="", now=10_000),
-    "retry_later": lambda box: box.retry_later(claim(box, limit=1)[0].id, owner="me", next_attempt=0, now=10_000),
-    "release": lambda box: box.release(claim(box, limit=1)[0].id, owner="me"),
+    "ack": lambda box: box.ack(claim(box, limit=1)[0].event_id, owner="me", now=10_000),
+    "reject": lambda box: box.reject(claim(box, limit=1)[0].event_id, owner="me", reason="", now=10_000),
+    "retry_later": lambda box: box.retry_later(claim(box, limit=1)[0].event_id, owner="me", next_attempt=0, now=10_000),
+    "release": lambda box: box.release(claim(box, limit=1)[0].event_id, owner="me"),
     "release_all": lambda box: box.release_all("me"),
     "next_due": lambda box: box.next_due(base_uri=HERE, now=1),
     "open_of": lambda box: box.open_of(base_uri=HERE, identity=identity("d")),

@@ -579,10 +579,10 @@ def test_a_disk_that_gets_full_keeps_what_was_recorded_and_the_rest_works_again_
             start_until_full(box)
         recorded = box.counts().pending
         with pytest.raises(OutboxError, match=r"the disk is full \(SQLITE_FULL\)"):
-            box.ack(claimed.id, owner="me", now=10_000)
+            box.ack(claimed.event_id, owner="me", now=10_000)
         assert box.counts().pending == recorded
         ballast.unlink()
-        assert box.ack(claimed.id, owner="me", now=10_000)
+        assert box.ack(claimed.event_id, owner="me", now=10_000)
         assert len(drain(box)) == recorded - 1
         assert drain(box) == []
 

@@ -99,7 +99,7 @@ class Model(RuleBasedStateMachine):
             while claimed := box.claim(base_uri=service, owner="last", now=self.now, limit=4):
                 for one in claimed:
                     sent.setdefault(streams[one.event_id], []).append(one.event_id)
-                    assert box.ack(one.id, owner="last", now=self.now)
+                    assert box.ack(one.event_id, owner="last", now=self.now)
         assert sent == expected
         assert box.counts().pending == 0
 
@@ -203,14 +203,14 @@ class Model(RuleBasedStateMachine):
             assert (one.event_id, one.tries, one.deployment_id) == (known.event_id, known.tries, known.deployment)
             known.lease = (self.owners[slot], self.now + LEASE)
 
-    def settle(self, slot: int, data: st.DataObject, tell: Callable[[Outbox, int, str], bool]) -> Event | None:
+    def settle(self, slot: int, data: st.DataObject, tell: Callable[[Outbox, str, str], bool]) -> Event | None:
         # Mostly one that somebody has claimed.
         leased = [one for one in self.waiting() if one.lease]
         if not self.events:
             return None
         one = data.draw(st.sampled_from(leased or self.events))
         mine = one.state == "waiting" and one.lease is not None and one.lease[0] == self.owners[slot]
-        assert tell(self.boxes[slot], one.number, self.owners[slot]) == mine
+        assert tell(self.boxes[slot], one.event_id, self.owners[slot]) == mine
         if not mine:
             return None
         one.lease = None

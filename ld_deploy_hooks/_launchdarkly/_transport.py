@@ -190,9 +190,9 @@ def _import_requests() -> None:
 @functools.cache
 def _adapter_class() -> type[HTTPAdapter]:
     """Return requests' adapter, whose answers have to be there, whole, within the read timeout."""
+    _import_requests()
     import http.client
 
-    _import_requests()
     import requests.adapters
 
     class Response(http.client.HTTPResponse):

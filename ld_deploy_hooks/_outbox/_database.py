@@ -67,6 +67,7 @@ class Database:
 
     Attributes:
         set_aside: where a damaged file was moved to, the last one if there were several; None if there was none.
+        has_log: whether it writes a log, and not a journal.
 
     Raises:
         OutboxError: the file cannot be opened or written, was written by a newer version or by another program.
@@ -81,22 +82,25 @@ class Database:
         self._depth = 0
         self._closed = False
         self._file: tuple[int, int] | None = None
+        self.has_log = False
         self._connection: sqlite3.Connection | None = self._open()
 
     @property
     def is_gone(self) -> bool:
         """Whether the file that is open was removed, or another took its place."""
-        return self._path is not None and self._file is not None and is_gone(self._path, self._file)
+        return (
+            self._connection is not None
+            and self._path is not None
+            and self._file is not None
+            and is_gone(self._path, self._file)
+        )
 
     def close(self) -> None:
         """Close the connection; not in a forked child, where that would undo the parent's transaction."""
         self._closed = True
         if os.getpid() == self._process and self._connection is not None:
-            if self.is_gone:
-                _abandon(self._connection)
-            else:
-                with suppress(sqlite3.Error):
-                    self._connection.close()
+            with suppress(sqlite3.Error):
+                self._connection.close()
             self._connection = None
 
     def close_inherited(self) -> None:
@@ -254,7 +258,8 @@ class Database:
             try:
                 self._check_kind(connection)
                 # Where the system has no shared memory SQLite stays with DELETE.
-                connection.execute(f"PRAGMA journal_mode = {mode}").fetchall()
+                ((found,),) = connection.execute(f"PRAGMA journal_mode = {mode}").fetchall()
+                self.has_log = found == "wal"
                 break
             except sqlite3.OperationalError as error:
                 # Of several that start with a new file, SQLite refuses some without waiting.
@@ -321,10 +326,9 @@ class Database:
 
 
 def _abandon(connection: sqlite3.Connection) -> None:
-    """Leave a file alone that is damaged, or gone from its place, but hold nobody up who has it open too.
+    """Leave a damaged file alone, but hold nobody up who has it open too.
 
-    It is not closed: closing would write to the file and delete its log, whatever can still be read in them; and old
-    versions of SQLite delete the log by its name, which is another file's if one has taken its place.
+    It is not closed: closing would write to the file and delete its log, whatever can still be read in them.
     """
     with suppress(sqlite3.Error):
         if connection.in_transaction:

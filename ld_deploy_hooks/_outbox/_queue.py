@@ -16,7 +16,7 @@ from typing import Any
 from ld_deploy_hooks._errors import OutboxError
 from ld_deploy_hooks._log import say_once
 from ld_deploy_hooks._outbox._database import Database
-from ld_deploy_hooks._outbox._tables import Claimed, details_in, is_whole, stream_of
+from ld_deploy_hooks._outbox._tables import Claimed, details_in, stream_of
 from ld_deploy_hooks._records import DeploymentEvent, Identity
 
 __all__ = ["Queue"]
@@ -25,6 +25,8 @@ __all__ = ["Queue"]
 _NAMES_AT_ONCE = 500
 _FOREVER = 2**63 - 1
 
+# By its eventId, not its number: another file may have taken the outbox's place since it was claimed.
+_CLAIMED_BY = "event_id = ? AND lease_owner = ?"
 _CLAIMED = "id, event_id, deployment_id, base_uri, stream, type, payload, tries, recorded_at"
 
 
@@ -212,17 +214,17 @@ class Queue:
                 )
             events = [Claimed(*row) for row in list(dict.fromkeys(found))[: max(limit, 0)]]
             for event in events:
-                if is_whole(event.payload):
+                if event.is_whole:
                     lease = "UPDATE events SET lease_owner = ?, due = ? WHERE id = ?"
                     self._database.change(lease, owner, now + lease_ms, event.id)
                 else:
                     # Sent, it could make an application that nobody has, for good.
-                    self._settle(event.id, None, "rejected", "its bytes in the outbox have changed", now)
+                    self._settle(event.id, "rejected", "its bytes in the outbox have changed", now)
                     say_once(
                         f"The {event.event_type} event {event.event_id} in {self._path} cannot be read any more: its "
                         "bytes have changed. It is kept as rejected and not sent; `ld-deploy status` shows it."
                     )
-        return [event for event in events if is_whole(event.payload)]
+        return [event for event in events if event.is_whole]
 
     def _of_deployments(self, ids: list[str], base_uri: str, now: int, until: int, limit: int) -> list[tuple[Any, ...]]:
         columns = ", ".join(f"events.{column}" for column in _CLAIMED.split(", "))
@@ -239,41 +241,42 @@ class Queue:
             )
         return found
 
-    def ack(self, claimed_id: int, *, owner: str, now: int) -> bool:
+    def ack(self, event_id: str, *, owner: str, now: int) -> bool:
         """Note that a claimed event was delivered; False if the lease is not ``owner``'s any more."""
-        return self._settle(claimed_id, owner, "delivered", None, now)
+        return self._settle_claimed(event_id, owner, "delivered", None, now)
 
     def ack_event(self, event_id: str, *, now: int) -> None:
         """Note that an event was delivered by a process that could not say so any more, whoever has its lease."""
         with self.transaction():
             for (id,) in self._database.rows("SELECT id FROM events WHERE event_id = ?", event_id):
-                self._settle(id, None, "delivered", None, now)
+                self._settle(id, "delivered", None, now)
 
-    def reject(self, claimed_id: int, *, owner: str, reason: str, now: int) -> bool:
+    def reject(self, event_id: str, *, owner: str, reason: str, now: int) -> bool:
         """Note that a claimed event can never be delivered: it is kept, and blocks nothing behind it.
 
         False if the lease is not ``owner``'s any more.
         """
-        return self._settle(claimed_id, owner, "rejected", reason, now)
+        legible = reason.encode("utf-8", "replace").decode("utf-8")  # a service's answer may hold half a character
+        return self._settle_claimed(event_id, owner, "rejected", legible, now)
 
-    def _settle(self, event: int, owner: str | None, state: str, reason: str | None, now: int) -> bool:
-        if reason is not None:
-            reason = reason.encode("utf-8", "replace").decode("utf-8")  # a service's answer may hold half a character
+    def _settle_claimed(self, event_id: str, owner: str, state: str, reason: str | None, now: int) -> bool:
         with self.transaction():
-            waiting = self._database.rows(
-                "SELECT stream FROM events WHERE id = ? AND state = 'waiting' AND (lease_owner = ? OR ? IS NULL)",
-                *(event, owner, owner),
-            )
-            for (stream,) in waiting:
+            found = self._database.rows(f"SELECT id FROM events WHERE {_CLAIMED_BY}", event_id, owner)
+            for (id,) in found:
+                self._settle(id, state, reason, now)
+        return bool(found)
+
+    def _settle(self, id: int, state: str, reason: str | None, now: int) -> None:
+        with self.transaction():
+            for (stream,) in self._database.rows("SELECT stream FROM events WHERE id = ? AND state = 'waiting'", id):
                 self._database.change(
                     "UPDATE events SET state = ?, since = ?, reason = ?, next_attempt = 0, due = NULL,"
                     " lease_owner = NULL WHERE id = ?",
-                    *(state, now, reason, event),
+                    *(state, now, reason, id),
                 )
                 self._make_head(stream)
-        return bool(waiting)
 
-    def retry_later(self, claimed_id: int, *, owner: str, next_attempt: int, now: int) -> bool:
+    def retry_later(self, event_id: str, *, owner: str, next_attempt: int, now: int) -> bool:
         """Give a lease back after a failed attempt; the event waits until ``next_attempt`` (Unix milliseconds).
 
         False if the lease is not ``owner``'s any more.
@@ -281,15 +284,15 @@ class Queue:
         next_attempt = max(next_attempt, now)
         with self.transaction():
             self._database.change(
-                "UPDATE events SET tries = tries + 1, next_attempt = ? WHERE id = ? AND lease_owner = ?",
-                *(next_attempt, claimed_id, owner),
+                f"UPDATE events SET tries = tries + 1, next_attempt = ? WHERE {_CLAIMED_BY}",
+                *(next_attempt, event_id, owner),
             )
-            return bool(self._give_back("id = ? AND lease_owner = ?", claimed_id, owner))
+            return bool(self._give_back(_CLAIMED_BY, event_id, owner))
 
-    def release(self, claimed_id: int, *, owner: str) -> bool:
+    def release(self, event_id: str, *, owner: str) -> bool:
         """Give a lease back as if the event had not been claimed; False if it is not ``owner``'s any more."""
         with self.transaction():
-            return bool(self._give_back("id = ? AND lease_owner = ?", claimed_id, owner))
+            return bool(self._give_back(_CLAIMED_BY, event_id, owner))
 
     def _give_back(self, which: str, *parameters: object) -> int:
         """End leases; return how many. One that was put into a stream meanwhile may be older, and goes first then."""

@@ -123,8 +123,8 @@ class Claimed(NamedTuple):
     """An event that is leased to be sent.
 
     Attributes:
-        id: its number in the outbox, with which its fate is told.
-        event_id: the UUID in its eventMetadata.
+        id: its number in the file that it was claimed from.
+        event_id: the UUID in its eventMetadata, with which its fate is told.
         deployment_id: of the deployment that it belongs to, None for a lone event.
         base_uri: the service that it was recorded for.
         stream: what its order is kept within; of a stream only one event at a time is claimed.
@@ -143,6 +143,11 @@ class Claimed(NamedTuple):
     payload: str
     tries: int
     recorded_at: int
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it can be sent as it was recorded, and its fate be told."""
+        return is_whole(self.payload) and is_whole(self.event_id)
 
 
 class Counts(NamedTuple):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ld_deploy_hooks._errors import OutboxError
 from ld_deploy_hooks._outbox._queue import Queue
 from ld_deploy_hooks._outbox._tables import (
     Counts,
@@ -20,6 +21,8 @@ from ld_deploy_hooks._records import Identity
 
 __all__ = ["Outbox"]
 
+Row = tuple[Any, ...]
+
 _DAY = 86_400_000
 _GIVE_UP_AFTER = 7 * _DAY
 _GIVE_UP_ABOVE = 10_000
@@ -28,6 +31,15 @@ _HISTORY = 30 * _DAY
 _AT_ONCE = 1_000
 
 _STATUS = "event_id, base_uri, type, payload, event_time, recorded_at, state, since, tries, next_attempt, reason"
+_NOT_OVER = (
+    "SELECT id FROM deployments WHERE owner = ? AND (state = 'open' OR EXISTS"
+    " (SELECT 1 FROM events WHERE deployment_id = deployments.id AND events.state = 'waiting')) ORDER BY rowid"
+)
+_OF_DEPLOYMENTS = "id, owner, base_uri, stream, state, started_at, ended_at, details"
+_OF_EVENTS = (
+    "event_id, deployment_id, base_uri, stream, type, payload, event_time, recorded_at, state, since, reason, tries,"
+    " next_attempt, due, lease_owner"
+)
 _IS_START = "start.type = 'started'"
 _ENDS = "('finished', 'failed')"
 # Nobody may be sending it at this moment; takes the time as parameter.
@@ -115,16 +127,6 @@ class Outbox(Queue):
         )
         return [(deployment_id, payload) for deployment_id, payload in rows]
 
-    def waiting_of(self, owner: str) -> list[tuple[str, str, str]]:
-        """Return deployment, base URI and payload of all that waits of what ``owner`` has deployed, in its order."""
-        rows = self._database.rows(
-            "SELECT events.deployment_id, events.base_uri, events.payload"
-            " FROM deployments CROSS JOIN events ON events.deployment_id = deployments.id"
-            " WHERE deployments.owner = ? AND events.state = 'waiting' ORDER BY events.id",
-            owner,
-        )
-        return [(deployment_id, base_uri, payload) for deployment_id, base_uri, payload in rows]
-
     def waiting_elsewhere(self, base_uri: str) -> dict[str, int]:
         """Return how many events wait for each other service than ``base_uri``."""
         rows = self._database.rows("SELECT base_uri, count(*) FROM events WHERE state = 'waiting' GROUP BY base_uri")
@@ -169,6 +171,53 @@ class Outbox(Queue):
         return [
             EventStatus(*row) for row in self._database.rows(f"SELECT {_STATUS} FROM events WHERE {which}", *parameters)
         ]
+
+    # -- another file in the place of one that is open ----------------------------------------------------------------
+
+    def not_over(self, owner: str) -> list[tuple[list[Row], list[Row]]]:
+        """Return what is not over of ``owner``'s deployments, from a file that was removed while it was open.
+
+        Raises:
+            OutboxError: it cannot be read any more.
+        """
+        if not self._database.has_log:
+            # SQLite would take the journal of the new file, which it finds by name, for this one's.
+            raise OutboxError("The outbox was removed, and keeps no log.", path=str(self._path))
+        return [
+            (
+                self._database.rows(f"SELECT {_OF_DEPLOYMENTS} FROM deployments WHERE id = ?", id),
+                self._database.rows(
+                    f"SELECT {_OF_EVENTS} FROM events WHERE deployment_id = ? AND state = 'waiting' ORDER BY id", id
+                ),
+            )
+            for (id,) in self._database.rows(_NOT_OVER, owner)
+        ]
+
+    def adopt(self, deployments: list[tuple[list[Row], list[Row]]]) -> None:
+        """Take in what :meth:`not_over` has found elsewhere, row for row: what is being sent keeps its lease."""
+        with self.transaction():
+            for rows, events in deployments:
+                self._insert("deployments", _OF_DEPLOYMENTS, rows)
+                self._insert("events", _OF_EVENTS, events)
+                for id, _, _, stream, *_ in rows:
+                    # Others may wait in its stream by now.
+                    self._database.change(
+                        "UPDATE events SET due = NULL WHERE deployment_id = ? AND lease_owner IS NULL", id
+                    )
+                    self._make_head(stream)
+
+    def disown(self, deployments: list[tuple[list[Row], list[Row]]]) -> None:
+        """Forget what another file has adopted: this one may have been moved, and whoever opens it would send it."""
+        with self.transaction():
+            for rows, _ in deployments:
+                for id, *_ in rows:
+                    self._database.change("DELETE FROM events WHERE deployment_id = ? AND state = 'waiting'", id)
+                    self._database.change("DELETE FROM deployments WHERE id = ?", id)
+
+    def _insert(self, table: str, columns: str, rows: list[Row]) -> None:
+        for row in rows:
+            places = ", ".join("?" * len(row))
+            self._database.change(f"INSERT OR IGNORE INTO {table} ({columns}) VALUES ({places})", *row)
 
     # -- another chance -----------------------------------------------------------------------------------------------
 
@@ -285,5 +334,5 @@ class Outbox(Queue):
             f"SELECT id FROM events WHERE state = 'waiting' AND {which} ORDER BY since, id LIMIT ?", *parameters, limit
         )
         for (event,) in rows:
-            self._settle(event, None, "rejected", reason, now)
+            self._settle(event, "rejected", reason, now)
         return [status for (event,) in rows for status in self._events("id = ?", event)]
