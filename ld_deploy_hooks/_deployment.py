@@ -54,6 +54,9 @@ __all__ = [
     "unbind",
 ]
 
+# Seconds: more than threads can wait would raise.
+_LONGEST_FLUSH = 86_400.0
+
 StringField = str | Callable[..., str | None] | None
 MappingField = Mapping[str, Any] | Callable[..., Mapping[str, Any] | None] | None
 
@@ -207,7 +210,7 @@ def flush(timeout: float | None = None) -> bool:
     """Send what waits in the outbox, what earlier runs left there too; for processes that outlive their deployments.
 
     Args:
-        timeout: seconds to wait at most; None takes the setting ``flush_timeout``.
+        timeout: seconds to wait at most, and a day at most; None takes the setting ``flush_timeout``.
 
     Returns:
         Whether nothing is left for the service and outbox of the settings.
@@ -221,7 +224,7 @@ def flush(timeout: float | None = None) -> bool:
         if settings.silent or around.dry:
             return True
         reporter_for(settings)
-        return flush_all(settings.flush_timeout if timeout is None else timeout)
+        return flush_all(settings.flush_timeout if timeout is None else min(timeout, _LONGEST_FLUSH))
     except Exception as error:
         internal_fault("Sending what waits", error)
         return False

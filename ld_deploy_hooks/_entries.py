@@ -242,10 +242,12 @@ def leave(entry: Entry | None, error: BaseException | None, *, failed: bool = Fa
 def over(end: Future[bool] | None) -> None:
     """Wait until the end that :func:`leave` has told is on disk, and let go of the signals that were to wait for it."""
     if end is not None:
+        from ld_deploy_hooks._reporter import end_late
         from ld_deploy_hooks._run import runs
 
         wait(end)
         runs.let_go()
+        end_late()
 
 
 async def over_async(end: Future[bool] | None) -> None:

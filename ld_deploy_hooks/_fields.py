@@ -67,7 +67,9 @@ class Fields:
         fixed = {} if callable(self._metadata) else _read("metadata", self._metadata, [])
         try:
             return copy.deepcopy(fixed)
-        except Exception:
+        except Exception as error:
+            if is_from_outside(error):
+                raise
             # What cannot be copied is told as its type's name.
             return fixed
 
@@ -180,6 +182,8 @@ def _read(name: str, value: Any, faults: list[tuple[str, str]]) -> dict[str, Any
             return dict(value or {})
         wrong = f"the callable returned {type(value).__name__}"
     except Exception as error:
+        if is_from_outside(error):
+            raise
         wrong = f"reading the mapping raised {type(error).__name__}"
     faults.append((name, f"deployment({name}=...): {wrong}; it is left out. Make it a mapping, or None."))
     return {}

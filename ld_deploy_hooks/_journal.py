@@ -10,6 +10,7 @@ from ld_deploy_hooks._clock import now
 from ld_deploy_hooks._errors import OutboxError
 from ld_deploy_hooks._log import internal_fault
 from ld_deploy_hooks._records import DeploymentEvent, EventType
+from ld_deploy_hooks._sender import HOLD_MOST
 
 if TYPE_CHECKING:
     from ld_deploy_hooks._outbox import Claimed, Outbox
@@ -41,12 +42,17 @@ class Journal:
 
     def claim(self, limit: int, *, own_only: bool) -> list[Claimed]:
         own = tuple(self._own)
-        items: list[Claimed] = self._ask(
-            lambda box: box.claim(
+
+        def command(box: Outbox) -> list[Claimed]:
+            if self._held_until(box):
+                # Another process has been asked for patience, with the same service.
+                return []
+            return box.claim(
                 base_uri=self._base_uri, owner=self._owner, now=now(), limit=limit, own=own, own_only=own_only
-            ),
-            [],
-        )
+            )
+
+        nothing: list[Claimed] = []
+        items = self._ask(command, nothing)
         fresh = []
         for item in items:
             if item.event_id in self._sent:
@@ -119,13 +125,23 @@ class Journal:
         self.writer.submit(command)
 
     def next_due(self) -> int | None:
-        return self._ask(lambda box: box.next_due(base_uri=self._base_uri, now=now()), None)
+        def question(box: Outbox) -> int | None:
+            due = box.next_due(base_uri=self._base_uri, now=now())
+            return None if due is None else max(due, self._held_until(box))
+
+        return self._ask(question, None)
 
     def hold(self, until: int) -> None:
         self.writer.submit(lambda box: box.hold(self._base_uri, until=until))
 
     def held_until(self) -> int:
-        return self._ask(lambda box: box.held_until(self._base_uri), 0)
+        return self._ask(self._held_until, 0)
+
+    def _held_until(self, box: Outbox) -> int:
+        """Return until when the service wants to be left in peace, 0 if it does not mind."""
+        until = box.held_until(self._base_uri)
+        # One from further ahead was written by a clock that was wrong.
+        return until if 0 < until - now() <= HOLD_MOST * 1000 else 0
 
     def is_busy_elsewhere(self) -> bool:
         return self._ask(self._sending_elsewhere, False)

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+from ld_deploy_hooks._outside import is_from_outside
+
 __all__ = ["fit", "jsonable", "redact"]
 
 # LaunchDarkly documents no limit for metadata; 8 KiB is what we keep to.
@@ -57,7 +59,9 @@ class _Copier:
             if is_mapping:
                 return {_key(key): self.copy(item, depth + 1) for key, item in items}
             return [self.copy(item, depth + 1) for item in items]
-        except Exception:
+        except Exception as error:
+            if is_from_outside(error):
+                raise
             return _type_name(value)
         finally:
             self._around.discard(id(value))
@@ -76,7 +80,9 @@ def _container(value: Any) -> tuple[bool, Callable[[], list[Any]]] | None:
     try:
         if not isinstance(value, Mapping) and not _is_invoke_data(kind):
             return None
-    except Exception:
+    except Exception as error:
+        if is_from_outside(error):
+            raise
         return None
     # A mapping may make its keys up as it goes, without an end.
     return True, lambda: [(key, value[key]) for key in islice(iter(value), _MOST_VALUES)]
@@ -115,7 +121,9 @@ def _key(key: object) -> str:
 def _type_name(value: object) -> str:
     try:
         return _well_formed(str.__str__(type(value).__name__))
-    except Exception:  # a metaclass, too, overrides what it likes
+    except Exception as error:  # a metaclass, too, overrides what it likes
+        if is_from_outside(error):
+            raise
         return "object"
 
 

@@ -64,6 +64,7 @@ class Owner:
         with unforkable():
             self._file = os.open(self._path, flags, 0o600)
             _files.add(self._file)
+            self._status = os.fstat(self._file)
         try:
             _lock(self._file)
             os.write(self._file, _machine().encode())
@@ -78,7 +79,7 @@ class Owner:
     def is_gone(self) -> bool:
         """Whether its file was removed: others take this process for dead."""
         try:
-            return not os.path.samestat(os.fstat(self._file), self._path.stat())
+            return not os.path.samestat(self._status, self._path.stat())
         except (FileNotFoundError, NotADirectoryError):
             return True
         except OSError:
@@ -103,14 +104,15 @@ class Owner:
 
     def release(self) -> None:
         """Remove the file: nothing that this process has open is left behind, unless something is noted in it."""
-        if not self._noted:
+        if not self._noted and not self.is_gone:
             with suppress(OSError):
                 self._path.unlink()
-        # In a forked child it is closed already, and the number may be another file's.
+        # In a forked child it is closed already, and so it may be by the deploy: the number may be another file's.
         if self._file in _files:
             _files.discard(self._file)
             with suppress(OSError):
-                os.close(self._file)
+                if os.path.samestat(os.fstat(self._file), self._status):
+                    os.close(self._file)
 
 
 # The locks of this process: a child that kept them would keep a dead parent alive.

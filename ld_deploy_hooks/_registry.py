@@ -43,10 +43,12 @@ class Present(Protocol):
     """What the registry needs of a run.
 
     Attributes:
+        id: its UUID.
         settling: whether it is about to start, and may yet turn out to be one that is open already.
         over: set when its end has been handed over.
     """
 
+    id: str
     settling: bool
     over: threading.Event
 
@@ -81,7 +83,7 @@ class Registry(Generic[R]):
         lock: guards the runs and what is here; re-entrant, and another one after a fork.
         present: every run with somebody inside, pending ones too.
         open: those that have started, by base URI and identity.
-        parents: identities that the process we were forked from has open: it tells their start and end, not we.
+        parents: what the process we were forked from has open, by id: it tells their start and end, not we.
         signals: handled while any run is open.
     """
 
@@ -89,7 +91,7 @@ class Registry(Generic[R]):
         self.lock = threading.RLock()
         self.present: list[R] = []
         self.open: dict[tuple[str, Identity], R] = {}
-        self.parents: set[Identity] = set()
+        self.parents: dict[str, Identity] = {}
         self.signals = Signals(self._cut_off, self._note_signal)
         # Ends that may not be on disk yet: a signal waits for these, too.
         self._ends: list[End] = []
@@ -193,7 +195,7 @@ class Registry(Generic[R]):
 
     def _after_fork_in_child(self) -> None:
         self.lock = threading.RLock()
-        self.parents.update(identity for _, identity in self.open)
+        self.parents.update((run.id, identity) for (_, identity), run in self.open.items())
         self.present.clear()
         self.open.clear()
         self._ends.clear()

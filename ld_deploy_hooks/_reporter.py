@@ -35,6 +35,7 @@ __all__ = [
     "close_all",
     "close_plugins_of",
     "end_all",
+    "end_late",
     "flush_all",
     "lines_left",
     "plugins_defaults",
@@ -270,9 +271,20 @@ def end_all() -> None:
             close_all()
 
 
+_has_exited = False
+
+
 def _at_exit() -> None:
+    global _has_exited
     end_all()
+    _has_exited = True
     _still_interrupted()
+
+
+def end_late() -> None:
+    """Do what the exit has done already for a deployment that comes after it, in somebody's own atexit callback."""
+    if _has_exited:
+        end_all()
 
 
 def _still_interrupted() -> None:

@@ -17,7 +17,7 @@ from ld_deploy_hooks._errors import DropEvent, SettingsError
 from ld_deploy_hooks._events import Events, identity_of
 from ld_deploy_hooks._log import internal_fault, say_once
 from ld_deploy_hooks._outcome import Outcome
-from ld_deploy_hooks._parent import parent_tells
+from ld_deploy_hooks._parent import parent_drops, parent_tells
 from ld_deploy_hooks._plan import Plan
 from ld_deploy_hooks._records import DeploymentEvent, DeploymentRecord, EventType, Identity
 from ld_deploy_hooks._registry import ENDING, End, Registry
@@ -121,8 +121,8 @@ class Run:
         self._events = Events(
             settings=settings, identity=self.identity, task=self.plan.task, modify=plugins.modify_event
         )
-        if self.identity in runs.parents or parent_tells(settings, self.identity):
-            self._told = self.told_by_parent = True
+        if parent_tells(settings, self.identity, runs.parents):
+            self.told_by_parent, self._told = True, not parent_drops(self.identity)
             return self._untold(settings, "the process that this one was started by tells it")
         self._events.added = self._events.clean(plugins.add_metadata(self.record()))
         try:
@@ -162,6 +162,11 @@ class Run:
                 return False
             run._inside += 1
             return True
+
+    @property
+    def tells(self) -> bool:
+        """Whether this process tells its start and its end."""
+        return self._told and not self.told_by_parent
 
     @property
     def is_busy_here(self) -> bool:
@@ -238,7 +243,7 @@ class Run:
 
     def cancel(self, number: int) -> End | None:
         """Tell the end of a run that a signal is about to kill; takes no lock, as a signal handler must not."""
-        if not self.is_ours or not self._told or self.told_by_parent or self.over.is_set():
+        if not self.is_ours or not self.tells or self.over.is_set():
             return None
         assert self.started_at is not None
         # It may have ended already, and plugins are being asked what they make of that.
@@ -259,7 +264,7 @@ class Run:
 
     def note_signal(self, number: int) -> None:
         """Keep in mind that a signal came, which is the user's own handler's business unless the run fails."""
-        if self.is_ours and self._told and not self.told_by_parent:
+        if self.is_ours and self.tells:
             self.outcome.signal = number
             self._reporter.note_signal(self.id, number)
 
@@ -312,7 +317,7 @@ class Run:
         return self._reporter.custom(event, replace(self.record(), custom_at=at), self._events.clean(metadata))
 
     def _tell_end(self, *, ask: bool = True) -> End | None:
-        if not self._told or self.told_by_parent:
+        if not self.tells:
             return None
         verdict, error = self._way_out
         assert self.ended_at is not None

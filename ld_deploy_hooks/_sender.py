@@ -6,6 +6,7 @@ for it waits on an Event, with a deadline.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ _BACKOFF_ACROSS_RUNS = 900.0
 # How the jitter of a rate limit grows with each refusal, and its end.
 _JITTER, _JITTER_MOST = 0.5, 10.0
 # No hold-back that another run has stored is longer than what the client makes of any hint, and the jitter.
-_HOLD_MOST = 300.0 + _JITTER_MOST
+HOLD_MOST = 300.0 + _JITTER_MOST
 # Seconds between two looks at how far a flush has come.
 _MEANWHILE = 0.1
 # Seconds after which it is looked again at what another process is sending, while somebody waits for it.
@@ -181,8 +182,7 @@ class Sender:
                 for source in self._sources:
                     source.make_due()
                     held = (source.held_until() - self._began) / 1000
-                    # One from further ahead was written by a clock that was wrong.
-                    if 0 < held <= _HOLD_MOST:
+                    if held > 0:
                         self._held_until = max(self._held_until, monotonic() + held)
                         self.trouble = f"The service has asked for {held:.0f} s of patience"
             wait: float | None = 0.0
@@ -246,10 +246,17 @@ class Sender:
             attempt.source.reject(attempt.item, answer.line)
             self._say(answer.line)
         elif answer.outcome == "stop":
-            attempt.source.release(attempt.item)
-            if self.stopped is None:
-                self.stopped = answer.line
+            of_a_project = answer.status in (403, 404)
+            if of_a_project:
+                self._put_off(attempt)
+            else:
+                attempt.source.release(attempt.item)
+            if of_a_project and self._accepted_one and not attempt.source.is_own(attempt.item):
+                # What an earlier run has recorded for another project; the token is good, as others have shown.
                 self._say(answer.line)
+            elif self.stopped is None:
+                self.stopped = f"{answer.line} This run sends no more."
+                self._say(self.stopped)
         else:
             self._put_off(attempt)
 
@@ -339,6 +346,5 @@ def _backoff(tries: int, most: float) -> float:
 
 
 def _jitter(most: float) -> float:
-    import random  # here: a deploy whose events go well has no need of it
-
-    return random.uniform(0, most)
+    # The system's, not `random`: an import may fail where something else has gone wrong already.
+    return most * int.from_bytes(os.urandom(4), "big") / 2**32

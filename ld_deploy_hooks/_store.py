@@ -112,12 +112,13 @@ class Store:
         Raises:
             OSError: it cannot be made.
         """
-        if self._owner is not None and self._owner.is_gone:
-            self._owner.release()
-            self._owner = None
-        if self._owner is None:
+        before = self._owner
+        if before is None or before.is_gone:
             self._owner = Owner(owners, self.owner_id)
-        return self._owner
+            if before is not None:
+                # Not sooner: whoever sees the old one still, as from outside a chroot, sees that this process lives.
+                before.release()
+        return self._owner  # type: ignore[return-value]
 
     def take_up(self) -> None:
         """Have recorded what other processes have left beside the outbox."""

@@ -368,3 +368,31 @@ def test_the_console_script_is_the_module(deploys: Deploys) -> None:
     ended = deploys.command("--version")
     assert ended.status == 0
     assert ended.stdout.startswith("ld-deploy-hooks ")
+
+
+def test_who_is_told_of_what_a_flush_recovers_has_as_long_as_at_an_exit(deploys: Deploys, server: FaultServer) -> None:
+    server.heal()
+    (deploys.folder / "slow.py").write_text(
+        "import time\nfrom ld_deploy_hooks import hookimpl\n@hookimpl\ndef ld_deploy_failed(deployment):\n"
+        "    time.sleep(0.6)\n    print('told', deployment.reason, flush=True)\n"
+    )
+    path = os.pathsep.join([str(deploys.folder), deploys.env.get("PYTHONPATH", "")])
+    deploys.set(LD_DEPLOY_PLUGINS="no:console,slow", PYTHONPATH=path, LD_DEPLOY_FLUSH_TIMEOUT="10")
+    deploys.run(KILLED)
+    ended = deploys.command("flush", "--recover")
+    assert (ended.status, ended.stderr) == (0, "")
+    assert "told killed" in ended.stdout
+
+
+def test_status_shows_what_its_stdout_cannot_encode(deploys: Deploys, server: FaultServer) -> None:
+    deploys.run("with deployment('zürich', version='v1'): pass")
+    deploys.set(PYTHONIOENCODING="ascii")
+    ended = deploys.command("status")
+    assert (ended.status, ended.stderr) == (0, "")
+    assert "z\\xfcrich" in ended.stdout
+
+
+def test_a_flush_for_ever_waits_until_all_is_sent(deploys: Deploys, server: FaultServer) -> None:
+    server.heal()
+    ended = deploys.run("with deployment('billing', version='v1'): pass\nprint(flush(float('inf')))")
+    assert (ended.stdout, ended.stderr) == ("True\n", "")

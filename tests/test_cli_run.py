@@ -498,6 +498,40 @@ def test_nohup_is_left_alone(deploys: Deploys, server: FaultServer) -> None:
     assert failure(server) == ("cancelled", "SIGTERM", 143)
 
 
+def test_what_a_plugin_drops_of_the_run_is_wholly_dropped(deploys: Deploys, server: FaultServer) -> None:
+    (deploys.folder / "drops.py").write_text(
+        "from ld_deploy_hooks import DropEvent, hookimpl\n@hookimpl\ndef ld_deploy_modify_event(event):\n"
+        "    if event.event_type == 'started': raise DropEvent\n"
+    )
+    path = os.pathsep.join([str(deploys.folder), deploys.env.get("PYTHONPATH", "")])
+    deploys.set(LD_DEPLOY_PLUGINS="no:console,drops", PYTHONPATH=path)
+    nested = (
+        "import subprocess, sys\nfrom ld_deploy_hooks import deployment\n"
+        "with deployment('billing', version='v1') as d: d.custom(step=1)\n"
+        "send = [sys.executable, '-m', 'ld_deploy_hooks', 'send', 'custom', *sys.argv[1:]]\n"
+        "sys.exit(subprocess.run(send).returncode)"
+    )
+    assert run(deploys, sys.executable, "-c", nested, *FIELDS).status == 0
+    assert server.posts == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_command_that_is_cancelled_before_it_is_there_is_not_begun(
+    deploys: Deploys, server: FaultServer, name: str
+) -> None:
+    assert run(deploys, "true", fields=("--application-key", "billing", "--version", "v0")).status == 0
+    server.events.clear()
+    with held(deploys.outbox):
+        running = start(deploys, "sh", "-c", "trap '' INT TERM HUP; touch begun")
+        until(lambda: catches(running, signal.SIGUSR1))
+        running.send(getattr(signal, name))
+    number = getattr(signal, name)
+    assert running.ends().status == 128 + number
+    assert not (deploys.folder / "begun").exists()
+    assert failure(server) == ("cancelled", name, 128 + number)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 def test_a_signal_before_the_command_is_there_waits_for_it(deploys: Deploys, server: FaultServer) -> None:
     assert run(deploys, "true", fields=("--application-key", "billing", "--version", "v0")).status == 0

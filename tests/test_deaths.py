@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import signal
 import sqlite3
@@ -11,7 +12,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from fault_kit import MARGIN, PLAIN, Deploys, deploys_fixture  # noqa: F401
+from fault_kit import MARGIN, PATIENCE, PLAIN, Deploys, deploys_fixture  # noqa: F401
 from fault_server import FaultServer, answer, repeats, silent, told
 from outbox_kit import end, lone, opened, start
 
@@ -528,3 +529,38 @@ leave()
         assert ended.status == 0
         assert told(server.events)["v1"] == ["started", "custom", "finished"]
         assert repeats(server.events) == 0
+
+
+def test_a_deployment_in_an_atexit_callback_that_comes_after_ours(deploys: Deploys, server: FaultServer) -> None:
+    server.heal(answer(delay=0.1))
+    path = deploys.folder / "late.py"
+    path.write_text(
+        "import atexit\n\n@atexit.register\ndef late():\n    with deployment('billing', version='late'): pass\n\n"
+        "from ld_deploy_hooks import deployment\n\nwith deployment('billing', version='v1'):\n    pass\n"
+    )
+    running = deploys.start_program(sys.executable, str(path))
+    assert running.process.wait(PATIENCE) == 0
+    both = {version: ["started", "finished"] for version in ("v1", "late")}
+    # Python 3.12 starts no thread at this point any more.
+    assert told(server.events) == both or "wait in" in running.said_so_far()
+    deploys.next_run()
+    assert told(server.events) == both
+    assert not repeats(server.events)
+
+
+@pytest.mark.skipif(not hasattr(os, "chroot") or os.geteuid() != 0, reason="needs root, for a root folder of its own")
+def test_a_deploy_that_changes_its_root_folder_ends_once(deploys: Deploys, server: FaultServer) -> None:
+    ended = deploys.run(
+        """
+        with deployment("billing", version="v1") as d:
+            flush()
+            Path("empty").mkdir()
+            os.chroot("empty")
+            os.chdir("/")
+            d.custom(step="inside")
+        os._exit(3 if flush() else 4)
+        """
+    )
+    assert (ended.status, "Traceback" in ended.stderr) == (3, False)
+    deploys.next_run()
+    assert told(server.events) == {"v1": ["started", "custom", "finished"]}

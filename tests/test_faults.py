@@ -5,6 +5,7 @@ Each fault meets a real child process, whose exit is timed.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -354,3 +355,52 @@ def test_many_events_that_are_refused_alike_are_one_line(deploys: Deploys) -> No
         )
         assert (ended.status, len(ended.lines)) == (0, 1)
         assert "400" in ended.stderr
+
+
+def test_what_shows_requests_on_stdout_does_not_show_the_token(deploys: Deploys) -> None:
+    with FaultServer() as server:
+        deploys.set(LD_BASE_URI=server.base_uri)
+        ended = deploys.run("import http.client; http.client.HTTPConnection.debuglevel = 1\n" + PLAIN)
+        assert_untouched(ended)
+        assert told(server.events) == {"v1": ["started", "finished"]}
+
+
+def test_an_event_of_another_project_that_is_refused_stands_in_nobody_s_way(deploys: Deploys) -> None:
+    def knows_one_project(exchange: Exchange) -> bool:
+        known = json.loads(exchange.body)["projectKey"] == "default"
+        return (answer() if known else answer(404))(exchange)
+
+    with FaultServer(knows_one_project) as server:
+        deploys.set(LD_BASE_URI=server.base_uri, LD_PROJECT="typo")
+        deploys.run(PLAIN, "v0")
+        deploys.set(LD_PROJECT="default", LD_ACCESS_TOKEN="")
+        deploys.run(PLAIN, "v1")
+        deploys.set(LD_ACCESS_TOKEN=TOKEN)
+        assert deploys.command("flush", "--timeout", "1").status == 1
+        assert told(server.events) == {"v1": ["started", "finished"]}
+        ended = deploys.run("with deployment('billing', version='v2'):\n    flush(0.5)\nleave()")
+        assert "answered 404" in ended.stderr
+        assert told(server.events)["v2"] == ["started", "finished"]
+
+
+def test_what_another_process_was_told_to_wait_for_is_waited_for(deploys: Deploys) -> None:
+    def holds_v1(exchange: Exchange) -> bool:
+        held = json.loads(exchange.body)["version"] == "v1"
+        return (answer(429, {"Retry-After": "30"}) if held else answer())(exchange)
+
+    with FaultServer(holds_v1) as server:
+        deploys.set(LD_BASE_URI=server.base_uri, LD_DEPLOY_FLUSH_TIMEOUT="1")
+        running = deploys.start(
+            """
+            with deployment("web", version="v2"):
+                flush()
+                ready()
+                while not Path("go on").exists():
+                    time.sleep(0.01)
+            leave()
+            """
+        ).until_ready()
+        deploys.run(PLAIN, "v1")
+        (deploys.folder / "go on").touch()
+        assert running.ends().lingered < 1 + MARGIN
+        assert (told(server.events), server.posts) == ({"v2": ["started"]}, 2)

@@ -142,3 +142,25 @@ with deployment("billing", version="v1"):
     assert deploys.run(source).status == -signal.SIGKILL
     deploys.next_run()
     assert told(server.events) == {"v1": ["started", "failed"]}
+
+
+def test_a_worker_tells_what_its_parent_has_ended_long_ago(deploys: Deploys, server: FaultServer) -> None:
+    ended = deploys.run(
+        """
+        import multiprocessing
+
+        def again(_):
+            with deployment("billing", version="v1"):
+                return "again"
+
+        with deployment("billing", version="v1"):
+            pool = multiprocessing.get_context("fork").Pool(1)
+        print(pool.map(again, [1]))
+        pool.close()
+        pool.join()
+        leave(3)
+        """
+    )
+    assert (ended.status, ended.stdout) == (3, "['again']\n")
+    deploys.next_run()
+    assert [event["eventType"] for event in server.events] == ["started", "finished"] * 2

@@ -41,6 +41,8 @@ PLACES = {
     "the started event": "with deployment('billing', version='v1'): pass",
     "the custom event": "with deployment('billing', version='v1') as d: d.custom(step=1)",
     "the end": "with deployment('billing', version='v1'): pass",
+    "the user's metadata": "with deployment('billing', version='v1', metadata=Asks()): pass",
+    "metadata of a custom event": "with deployment('billing', version='v1') as d: d.custom({'deep': [Asks()]})",
 }
 HOOKS = {
     "defaults": "def ld_deploy_provide_defaults(settings): asks()",
@@ -53,6 +55,7 @@ HOOKS = {
 TOLD = {
     "the judgement of a result": {"v1": ["started", "failed"]},
     "the custom event": {"v1": ["started", "failed"]},
+    "metadata of a custom event": {"v1": ["started", "failed"]},
     "the end": {"v1": ["started", "finished"]},
 }
 
@@ -64,6 +67,11 @@ signal.signal(signal.{signal}, handler)
 def asks(*args):
     os.kill(os.getpid(), signal.{signal})
     return "v1"
+
+class Asks(__import__("collections").abc.Mapping):
+    def __len__(self): return 1
+    def __getitem__(self, key): return 1
+    def __iter__(self): return iter([asks()])
 
 try:
     {deploy}

@@ -189,3 +189,14 @@ time.sleep(60)
             assert death_of(folder, "theirs", network=False) is not None
         finally:
             os.kill(child, signal.SIGKILL)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="numbers of descriptors")
+def test_a_descriptor_that_is_another_file_s_by_now_is_left_open(folder: Path, tmp_path: Path) -> None:
+    owner = Owner(folder, "mine")
+    os.close(owner._file)
+    with (tmp_path / "theirs").open("w") as theirs:
+        assert theirs.fileno() == owner._file
+        owner.release()
+        theirs.write("still open")
+    assert (tmp_path / "theirs").read_text() == "still open"

@@ -247,8 +247,8 @@ def test_a_refusal_for_all_stops_the_run_and_is_said_once(sending: Sending, capl
     sender.flush(5)
     assert client.posts == ["a"]
     assert box.fates == [("released", "a")]
-    assert sender.stopped == "401 no"
-    assert caplog.messages == ["401 no"]
+    assert sender.stopped == "401 no This run sends no more."
+    assert caplog.messages == [sender.stopped]
 
 
 def test_a_rate_limit_holds_everything_back(sending: Sending) -> None:

@@ -325,7 +325,13 @@ def test_a_test_run_is_disabled(settle: Callable[..., Settings], mark: str, aske
 
 @pytest.mark.parametrize("base_uri", ["http://localhost:8080", "https://127.0.0.1", "http://[::1]:1"])
 def test_a_test_may_tell_this_machine(settle: Callable[..., Settings], base_uri: str) -> None:
-    may = {"PYTEST_VERSION": "9", "PYTEST_CURRENT_TEST": "x", "LD_DEPLOY_PYTEST": "loopback", "LD_BASE_URI": base_uri}
+    may = {
+        "PYTEST_VERSION": "9",
+        "PYTEST_CURRENT_TEST": "x",
+        "LD_DEPLOY_PYTEST": "loopback",
+        "LD_BASE_URI": base_uri,
+        "LD_DEPLOY_OUTBOX": "/tests/own.db",
+    }
     settings = settle(environ=may)
     assert not settings.silent
     assert settings.problems == ()
@@ -333,6 +339,7 @@ def test_a_test_may_tell_this_machine(settle: Callable[..., Settings], base_uri:
     assert values == ["test-project", "test-environment", "test-application", "test-version"]
     assert settle({"version": "1"}, environ={**may, "LD_PROJECT": "mine"}).project_key == "mine"
     assert settle(environ={**may, "LD_DEPLOY_DISABLED": "1"}).sources["disabled"] == "LD_DEPLOY_DISABLED"
+    assert "the user's" in settle(environ={**may, "LD_DEPLOY_OUTBOX": ""}).sources["disabled"]
 
 
 @pytest.mark.parametrize("base_uri", [None, "https://app.launchdarkly.com", "http://localhost.:1", "nonsense", "a@b"])
@@ -894,6 +901,15 @@ def test_what_is_called_loopback_is_loopback_to_every_parser(uri: str) -> None:
 def test_a_base_uri_is_kept_in_one_spelling(settle: Callable[..., Settings], uri: str, kept: str) -> None:
     settings = settle(environ={**FULL, "LD_BASE_URI": uri})
     assert (settings.base_uri, settings.problems) == (kept, ())
+
+
+@pytest.mark.parametrize("uri", ["https://ld.example/api/v2", "https://ld.example/api/v2/"])
+def test_the_path_of_the_api_is_left_out_of_a_base_uri_and_said(settle: Callable[..., Settings], uri: str) -> None:
+    settings = settle(environ={**FULL, "LD_BASE_URI": uri})
+    assert settings.base_uri == "https://ld.example"
+    (problem,) = settings.problems
+    assert not problem.fault
+    assert "ends in /api/v2: https://ld.example is used; leave that out" in problem.message
 
 
 @pytest.mark.parametrize(

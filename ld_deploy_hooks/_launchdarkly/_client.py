@@ -30,7 +30,7 @@ _MOST_OF_A_PAGE = 16 * 1024 * 1024
 
 _THEN = {
     Outcome.RETRY: "The event is kept and sent again later.",
-    Outcome.STOP: "Events are kept; this run sends no more, the next one tries again.",
+    Outcome.STOP: "The event is kept; the next run tries again.",
     Outcome.REJECTED: "The event is kept as rejected and not sent again.",
 }
 

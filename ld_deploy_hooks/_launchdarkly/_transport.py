@@ -219,7 +219,8 @@ def _adapter_class() -> type[HTTPAdapter]:
         connection = pool.ConnectionCls
         if connection.response_class is Response:
             return pool
-        connection = type(connection.__name__, (connection,), {"response_class": Response})
+        # Without http.client's own prints, which a deploy may have switched on: they show the token.
+        connection = type(connection.__name__, (connection,), {"response_class": Response, "debuglevel": 0})
         return type(pool.__name__, (pool,), {"ConnectionCls": connection})
 
     def bound(manager: Any) -> Any:

@@ -218,11 +218,15 @@ def is_gone(path: Path, known: tuple[int, int]) -> bool:
     try:
         found = path.stat()
     except (FileNotFoundError, NotADirectoryError):
-        return True
+        # After a chroot no path is what it was.
+        return file_id(Path("/")) == _ROOT
     except OSError:
         # A process that has given its rights away may not look there; what it has open it can use.
         return False
     return (found.st_dev, found.st_ino) != known
+
+
+_ROOT = file_id(Path("/"))
 
 
 def on_network(path: Path, mounts: str | None = None) -> bool:

@@ -47,6 +47,10 @@ class Problem(NamedTuple):
     missing: bool = False
 
 
+# The path of the API, which every request brings itself.
+_ADDED = "/api/v2"
+
+
 def new_problem(name: str, source: str, wrong: str, then: str, instead: str, *, fault: bool = True) -> Problem:
     return Problem(name, f"{name} ({source}) {wrong}: {then}; {instead}", fault)
 
@@ -64,6 +68,9 @@ def check_base_uri(values: dict[str, Any], sources: Mapping[str, str]) -> Iterat
         return
     port = f":{int(parsed['port'])}" if parsed["port"] else ""
     kept = f"{parsed['scheme']}://{parsed['host']}".lower() + port + parsed["path"].rstrip("/")
+    if kept.endswith(_ADDED):
+        kept = kept.removesuffix(_ADDED)
+        yield new_problem("base_uri", source, f"ends in {_ADDED}", f"{kept} is used", "leave that out", fault=False)
     values["base_uri"] = kept
     if kept.startswith("http:") and not is_loopback(kept):
         wrong = f"({kept!r}) would show the token to the network"
@@ -149,3 +156,10 @@ def check_flush_timeout(values: dict[str, Any], source: str, environ: Mapping[st
         values["flush_timeout"] = _LONGEST_WAIT
         then = f"{_LONGEST_WAIT:g} s are used"
         yield new_problem("flush_timeout", source, "is more than an hour", then, "write 3600 or less", fault=False)
+
+
+def not_for_tests(base_uri: str, sources: Mapping[str, str]) -> str | None:
+    """Return why a test that may tell this machine may not tell by these settings; None if it may."""
+    if not is_loopback(base_uri):
+        return f"{sources['base_uri']} (base_uri) is not this machine"
+    return "the outbox is the user's: LD_DEPLOY_OUTBOX is not set" if sources["outbox"] == "default" else None

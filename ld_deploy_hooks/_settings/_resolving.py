@@ -25,13 +25,13 @@ from ld_deploy_hooks._settings._checks import (
     check_token,
     check_version,
     new_problem,
+    not_for_tests,
 )
 from ld_deploy_hooks._settings._values import (
     UNUSABLE_URI,
     WORDS,
     Secret,
     Unusable,
-    is_loopback,
     read_header,
     read_kind,
     read_names,
@@ -320,7 +320,7 @@ def resolve(
         defaults: called with the settings so far, unless they are silent; yields plugins' names and values. An earlier
             plugin wins.
         recording: what the test that runs records deployments with. Otherwise a test run is disabled, whatever the
-            sources say; one that may tell (``LD_DEPLOY_PYTEST=loopback``) is, unless the base URI is this machine's.
+            sources say; one that may tell (``LD_DEPLOY_PYTEST=loopback``) is by :func:`not_for_tests`.
     """
     hold = reason_to_hold(environ) if recording is None else None
     environ = os.environ if environ is None else environ
@@ -344,6 +344,6 @@ def resolve(
     if may_tell or recording is not None:
         gathering.take("test", IN_TESTS)
     settings = gathering.settings(environ, start, complete=True)
-    if may_tell and not is_loopback(settings.base_uri):
-        return _disabled(settings, f"{hold}, and {settings.sources['base_uri']} (base_uri) is not this machine")
+    if may_tell and (why := not_for_tests(settings.base_uri, settings.sources)):
+        return _disabled(settings, f"{hold}, and {why}")
     return settings

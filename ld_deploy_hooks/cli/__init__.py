@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from ld_deploy_hooks._version import __version__
 from ld_deploy_hooks.cli import _doctor, _flush, _plugins, _retry, _run, _send, _status, _verify
-from ld_deploy_hooks.cli._output import complain, finish
+from ld_deploy_hooks.cli._output import complain, finish, prepare
 
 __all__ = ["main"]
 
@@ -37,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: without the program's name; None takes ``sys.argv``.
     """
+    prepare()
     try:
         arguments = parser().parse_args(argv)
     except SystemExit as left:

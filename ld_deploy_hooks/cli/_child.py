@@ -35,6 +35,8 @@ _NOT_FORWARDED = (
 _TYPED = ("SIGINT", "SIGQUIT", "SIGBREAK", "SIGINFO", "SIGWINCH")
 # Those of them that somebody else may send to end us alone.
 _ENDING = ("SIGINT", "SIGQUIT")
+# Those that end a command which does not mind them.
+_CANCELLING = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGBREAK")
 # As a shell has them.
 _NOT_EXECUTABLE = 126
 _NOT_FOUND = 127
@@ -125,6 +127,8 @@ class Child:
     def run(self, path: str, command: Sequence[str], env: Mapping[str, str]) -> int:
         """Run the command to its end; return its exit status, or minus the number of the signal that ended it.
 
+        A command that was cancelled before it has begun is not begun.
+
         Args:
             path: of the program.
             command: its name as it was given, and its arguments.
@@ -134,6 +138,9 @@ class Child:
             NotStartedError: the system would not start it.
         """
         with self._listener.let_through():
+            cancelled = [number for number in self._early if number in _numbers(_CANCELLING)]
+            if cancelled:
+                return -cancelled[0]
             process = _start(path, command, env)
         self._process = process
         # The terminal did not send these to the command, which was not there yet.

@@ -72,6 +72,8 @@ def _run(arguments: argparse.Namespace) -> int:
     delivered_before = ask(lambda box: box.counts(base_uri=settings.base_uri)).delivered
     with _progress(lambda: ask(lambda box: box.counts(base_uri=settings.base_uri)).pending) as shown:
         reporter.send(max(deadline - time.monotonic(), 0), shown)
+    # As at the end of a deploy: who is told of it has as long.
+    reporter.plugins.flush(settings.flush_timeout)
     after = ask(lambda box: box.counts(base_uri=settings.base_uri))
     say(f"{max(after.delivered - delivered_before, 0)} event(s) delivered to {settings.base_uri}")
     for base_uri, number in ask(lambda box: box.waiting_elsewhere(settings.base_uri)).items():

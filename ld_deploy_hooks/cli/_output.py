@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
 
-__all__ = ["complain", "finish", "say", "write"]
+__all__ = ["complain", "finish", "prepare", "say", "write"]
 
 # What went wrong first.
 _faults: list[OSError] = []
+
+
+def prepare() -> None:
+    """Have stdout show what its encoding does not know as an escape, as stderr does, instead of raising."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def say(text: str) -> None:

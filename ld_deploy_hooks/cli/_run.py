@@ -92,7 +92,7 @@ def _exported(told: Deployment) -> dict[str, str]:
 
     if told.identity is None or told._run.told_by_parent:
         return {}
-    return exported(told.id, told.identity)
+    return exported(told.id, told.identity, dropped=not told._run.tells)
 
 
 def _verdict(code: int, received: set[int]) -> Verdict:

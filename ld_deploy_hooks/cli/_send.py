@@ -83,7 +83,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from ld_deploy_hooks._events import Events, identity_of
     from ld_deploy_hooks._fields import Fields
     from ld_deploy_hooks._log import say_once
-    from ld_deploy_hooks._parent import parent_tells
+    from ld_deploy_hooks._parent import parent_drops, parent_tells
     from ld_deploy_hooks._records import EventType
     from ld_deploy_hooks._reporter import reporter_for
 
@@ -100,10 +100,15 @@ def _run(arguments: argparse.Namespace) -> int:
     recorder = reporter_for(settings)
     events = Events(settings=settings, identity=identity_of(settings), task=None, modify=recorder.plugins.modify_event)
     kind = EventType(arguments.kind)
-    if kind is not EventType.CUSTOM and parent_tells(settings, events.identity):
+    if kind is not EventType.CUSTOM and parent_tells(settings, events.identity, {}):
         say_once(
             "ld-deploy: nothing is told: start and end of this deployment are told by the `ld-deploy run` around it. "
             "Let its command exit with a status other than 0 to have it told as failed."
+        )
+        return 0
+    if parent_drops(events.identity):
+        say_once(
+            "ld-deploy: nothing is told: a plugin has dropped the deployment that the `ld-deploy run` around it tells."
         )
         return 0
     events.added = _added(recorder, events, kind, at, metadata)

@@ -108,11 +108,11 @@ class _Repository:
         Where the process ignores SIGCHLD, or somebody else waits for its children, a failure cannot be told from
         success: the answer is then empty, or its beginning.
         """
-        import subprocess  # here: where the version is given, nobody waits for that
-
         # No fsmonitor: it would run the repository's own program. No optional locks: they would race the deploy's git.
         command = ["git", "--no-optional-locks", "-c", "core.fsmonitor=false", "-C", self._folder, *question]
         try:
+            import subprocess  # here: where the version is given, nobody waits for that
+
             answer = subprocess.run(
                 command,
                 stdin=subprocess.DEVNULL,
