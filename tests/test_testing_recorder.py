@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import types
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -397,3 +398,14 @@ def test_a_miss_tells_of_a_plugin_that_dropped_it(events: RecordedEvents, plugin
     with deployment("billing"):
         pass
     assert missed(events)[1:] == ["not told:", "  billing: a plugin dropped its start (DropEvent)"]
+
+
+def test_ids_that_a_test_has_frozen_lose_no_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("uuid.uuid4", lambda: uuid.UUID(int=7))
+    with record_deployments() as events:
+        for version in ("1", "2"):
+            with deployment("billing", version=version):
+                pass
+    assert [(event.event_type, event.version) for event in events] == [
+        *(("started", "1"), ("finished", "1"), ("started", "2"), ("finished", "2"))
+    ]

@@ -149,6 +149,11 @@ class _Tape:
                 self._events.append(event)
             return not self._closed
 
+    def begins(self, deployment_id: str) -> None:
+        """Note that a deployment starts: by the id of one that has ended, where a test has frozen what makes ids."""
+        with self._lock:
+            self._ended.discard(deployment_id)
+
     def ends(self, deployment_id: str) -> bool:
         """Return whether this is the first end of a deployment."""
         with self._lock:
@@ -180,6 +185,7 @@ class _Reporter:
         self._tape = tape
 
     def started(self, event: DeploymentEvent, record: DeploymentRecord) -> Future[None]:
+        self._tape.begins(record.id)
         return self._record(event, lambda: self.plugins.started(record))
 
     def ended(self, event: DeploymentEvent, record: DeploymentRecord, error: BaseException | None) -> Future[bool]:
