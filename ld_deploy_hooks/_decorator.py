@@ -17,8 +17,9 @@ from ld_deploy_hooks._outside import is_from_outside
 from ld_deploy_hooks._verdicts import Verdict
 
 if TYPE_CHECKING:
-    from concurrent.futures import Future
     from typing import Protocol
+
+    from ld_deploy_hooks._future import Future
 
 __all__ = ["MARK", "decorate", "marks_of"]
 

@@ -15,9 +15,9 @@ from ld_deploy_hooks._verdicts import Verdict, plain_verdict
 from ld_deploy_hooks._waiting import asyncio_task, wait, wait_async
 
 if TYPE_CHECKING:
-    from concurrent.futures import Future
     from typing import Protocol
 
+    from ld_deploy_hooks._future import Future
     from ld_deploy_hooks._handle import Deployment
     from ld_deploy_hooks._records import Identity
     from ld_deploy_hooks._settings import Settings

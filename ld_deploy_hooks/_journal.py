@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import Future
 from typing import TYPE_CHECKING, TypeVar
 
 from ld_deploy_hooks._clock import now
 from ld_deploy_hooks._errors import OutboxError
+from ld_deploy_hooks._future import Future
 from ld_deploy_hooks._log import internal_fault
 from ld_deploy_hooks._records import DeploymentEvent, EventType
 from ld_deploy_hooks._sender import HOLD_MOST

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ld_deploy_hooks._clock import monotonic
 from ld_deploy_hooks._errors import OutboxError
 from ld_deploy_hooks._forking import unforkable
+from ld_deploy_hooks._future import Future
 from ld_deploy_hooks._journal import Journal
 from ld_deploy_hooks._left import Step
 from ld_deploy_hooks._log import internal_fault, say_once

@@ -6,11 +6,11 @@ import atexit
 import os
 import threading
 from collections.abc import Collection
-from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from ld_deploy_hooks._clock import monotonic
+from ld_deploy_hooks._future import Future
 from ld_deploy_hooks._log import say_fault, say_once
 from ld_deploy_hooks._records import Identity
 

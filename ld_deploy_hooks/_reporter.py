@@ -8,8 +8,6 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -18,6 +16,7 @@ from ld_deploy_hooks._clock import monotonic
 from ld_deploy_hooks._door import deployhooks_folder
 from ld_deploy_hooks._errors import OutboxError
 from ld_deploy_hooks._forking import was_waited_for
+from ld_deploy_hooks._future import Future
 from ld_deploy_hooks._log import internal_fault, logger
 from ld_deploy_hooks._recorder import Recorder
 from ld_deploy_hooks._records import DeploymentEvent, DeploymentRecord
@@ -178,7 +177,7 @@ def ask_outbox(settings: Settings, question: Callable[[Outbox], T], *, timeout: 
         store = _store_for(settings)
     try:
         return store.writer.submit(question).result(timeout)
-    except FutureTimeoutError:
+    except TimeoutError:
         raise OutboxError(
             f"The outbox {settings.outbox} did not answer in time. Another process may hold it (`fuser` tells): try "
             "again later.",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import TimeoutError as FutureTimeoutError  # the built-in one only from Python 3.11 on
 from contextlib import suppress
 from pathlib import Path
 
@@ -43,7 +42,7 @@ class Rest:
     def leave_undone(self) -> None:
         """Leave to the next run what is in memory or not on disk yet; takes no lock that others hold."""
         waiting: list[Step] = []
-        with suppress(FutureTimeoutError, OutboxError):
+        with suppress(TimeoutError, OutboxError):
             waiting = self._spare.waiting(self._store.owner_id, _LEAVING)
             self._store.delivered_elsewhere(self._spare.take_ends_but_of(waiting))
         self._leave([*waiting, *self.not_on_disk.values()])
@@ -75,12 +74,12 @@ class Rest:
                     f"{kept} event(s) wait in {self._settings.outbox} for {self._settings.base_uri}: {self._why()}. "
                     "The next deployment sends them; `ld-deploy flush` does it now."
                 )
-        except FutureTimeoutError:
+        except TimeoutError:
             lines.append(self._not_on_disk(final=final))
         except OutboxError as error:
             if not self._spare:
                 lines.append(str(error))
-        with suppress(FutureTimeoutError, OutboxError):
+        with suppress(TimeoutError, OutboxError):
             waiting = self._spare.waiting(self._store.owner_id, max(deadline - monotonic(), _LEAST))
             # Else they would be taken for killed, and told a second end.
             self._store.delivered_elsewhere(self._spare.take_ends_but_of(waiting))

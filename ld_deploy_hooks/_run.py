@@ -7,7 +7,6 @@ import signal
 import threading
 import uuid
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 from ld_deploy_hooks._clock import monotonic, now
 from ld_deploy_hooks._errors import DropEvent, SettingsError
 from ld_deploy_hooks._events import Events, identity_of
+from ld_deploy_hooks._future import Future
 from ld_deploy_hooks._log import internal_fault, say_once
 from ld_deploy_hooks._outcome import Outcome
 from ld_deploy_hooks._parent import parent_drops, parent_tells

@@ -141,7 +141,7 @@ class Sender:
         """
         flush = _Flush(monotonic() + timeout, threading.Event())
         self._inbox.put(flush)
-        if not self._thread.is_alive():
+        if self._closed:
             return
         if meanwhile is None:
             flush.done.wait(timeout)
@@ -181,8 +181,7 @@ class Sender:
                 # service has asked for patience.
                 for source in self._sources:
                     source.make_due()
-                    held = (source.held_until() - self._began) / 1000
-                    if held > 0:
+                    if (held := (source.held_until() - self._began) / 1000) > 0:
                         self._held_until = max(self._held_until, monotonic() + held)
                         self.trouble = f"The service has asked for {held:.0f} s of patience"
             wait: float | None = 0.0
@@ -198,6 +197,7 @@ class Sender:
                 internal_fault("Sending events", error)
             self.stopped = f"The sender broke with {type(error).__name__}"
         finally:
+            self._closed = True
             for flush in self._flushes:
                 flush.done.set()
             self._flights.close()

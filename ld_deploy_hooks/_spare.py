@@ -81,7 +81,7 @@ class Spare:
             timeout: in seconds.
 
         Raises:
-            concurrent.futures.TimeoutError: it took longer.
+            TimeoutError: it took longer.
         """
         if self._journal is None:
             return []

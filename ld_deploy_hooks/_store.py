@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 from ld_deploy_hooks._clock import now
 from ld_deploy_hooks._errors import OutboxError
 from ld_deploy_hooks._forking import unforkable
+from ld_deploy_hooks._future import Future
 from ld_deploy_hooks._left import Step, leave, remove, take_up
 from ld_deploy_hooks._log import say_once
 from ld_deploy_hooks._owner import HEARTBEAT, Death, Owner, death_of, forget_dead, owners_in

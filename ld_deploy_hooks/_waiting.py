@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
-from concurrent.futures import Future
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ld_deploy_hooks._log import say_once
 from ld_deploy_hooks._outside import is_from_outside
+
+if TYPE_CHECKING:
+    from ld_deploy_hooks._future import Future
 
 __all__ = ["asyncio_task", "wait", "wait_async"]
 

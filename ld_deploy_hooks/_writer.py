@@ -5,9 +5,9 @@ Where no thread can be started, ``Direct`` does the same in the thread of whoeve
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
 from contextlib import AbstractContextManager, closing, suppress
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, Protocol, TypeVar
@@ -15,6 +15,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from ld_deploy_hooks._clock import monotonic
 from ld_deploy_hooks._errors import OutboxError
 from ld_deploy_hooks._forking import unforkable
+from ld_deploy_hooks._future import Future
 from ld_deploy_hooks._log import internal_fault
 
 __all__ = ["Direct", "Store", "Writer"]
@@ -66,6 +67,9 @@ class Writer(Generic[S]):
         self._every = every
         self._store: S | None = None
         self._closed = False
+        # Not asked of the thread: where a signal handler raises in is_alive(), threading takes it for dead ever after.
+        self._is_over = False
+        self._process = os.getpid()
         self._queue: SimpleQueue[tuple[Callable[[S], Any], Future[Any]] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="ld-deploy-writer", daemon=True)
         self._thread.start()
@@ -78,7 +82,7 @@ class Writer(Generic[S]):
         """
         future: Future[T] = Future()
         self._queue.put((command, future))
-        if not self._thread.is_alive():
+        if self._is_over or self._process != os.getpid():
             self._refuse_the_rest()
         return future
 
@@ -87,7 +91,7 @@ class Writer(Generic[S]):
         self._queue.put(None)
         self._thread.join(timeout)
         self._closed = True
-        return not self._thread.is_alive()
+        return self._is_over
 
     def close_inherited(self) -> None:
         """Close the store in a forked child, where the thread is no more."""
@@ -95,6 +99,13 @@ class Writer(Generic[S]):
             self._store.close_inherited()
 
     def _run(self) -> None:
+        try:
+            self._work()
+        finally:
+            self._is_over = True
+            self._refuse_the_rest()
+
+    def _work(self) -> None:
         # While the deploy gets ready to record. What is wrong with the store is found again, and said, by who records.
         with suppress(Exception):
             self._open()
@@ -113,7 +124,6 @@ class Writer(Generic[S]):
             with unforkable():
                 self._store.close()
                 self._store = None
-        self._refuse_the_rest()
 
     def _open(self) -> None:
         if self._store is None or self._store.is_gone:

@@ -26,6 +26,7 @@ FLOORS = {
     "_errors": 0,
     "_clock": 0,
     "_log": 0.25,
+    "_future": 0.3,
     "_outside": 0,
     "_testrun": 0,
     "_version": 0,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -184,3 +185,39 @@ def test_many_threads_write_at_once(writer: Writer[Store], store: Store) -> None
         thread.join()
     for number in range(8):
         assert [value for of, value in store.kept if of == number] == list(range(50))
+
+
+STORM = """
+import signal, time
+from contextlib import contextmanager
+from ld_deploy_hooks._waiting import wait
+from ld_deploy_hooks._writer import Writer
+
+class Box:
+    is_gone = False
+    @contextmanager
+    def transaction(self):
+        yield
+
+class TooLate(Exception): pass
+def alarm(number, frame): raise TooLate
+signal.signal(signal.SIGALRM, alarm)
+
+writer = Writer(Box, beat=lambda: None, every=60.0)
+alarms, until = 0, time.monotonic() + 2
+while time.monotonic() < until:
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.0001)
+        while True:
+            {does}
+    except TooLate:
+        alarms += 1
+print(alarms > 100, writer.submit(lambda box: "still there").result(10))
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs SIGALRM")
+@pytest.mark.parametrize("does", ["writer.submit(lambda box: None)", "wait(writer.submit(lambda box: None))"])
+def test_what_signal_handlers_raise_leaves_it_at_work(run_python: Any, does: str) -> None:
+    done = run_python(STORM.replace("{does}", does))
+    assert (done.stdout, done.stderr) == ("True still there\n", "")

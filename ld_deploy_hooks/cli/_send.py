@@ -137,8 +137,6 @@ def _added(recorder: Recorder, events: Events, kind: EventType, at: int, metadat
 
 
 def _deliver(settings: Settings, recorder: Recorder, event: DeploymentEvent) -> int:
-    from concurrent.futures import TimeoutError as FutureTimeoutError
-
     from ld_deploy_hooks._errors import OutboxError
     from ld_deploy_hooks._log import say_once
     from ld_deploy_hooks._reporter import ask_outbox
@@ -151,7 +149,7 @@ def _deliver(settings: Settings, recorder: Recorder, event: DeploymentEvent) -> 
         event_id = event.event_id
         with suppress(OutboxError):
             became = ask_outbox(settings, lambda box: box.event(str(event_id)), timeout=_MOMENT)
-    except FutureTimeoutError:
+    except TimeoutError:
         # Another process holds the outbox; what is left is written beside it.
         pass
     left = recorder.rest.line(_MOMENT, final=True)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Set
-from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from ld_deploy_hooks._future import Future
 from ld_deploy_hooks._log import forget_said, listeners
 from ld_deploy_hooks._records import DeploymentEvent, DeploymentRecord, EventType
 from ld_deploy_hooks._testrun import held
