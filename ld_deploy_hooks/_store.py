@@ -112,13 +112,13 @@ class Store:
         Raises:
             OSError: it cannot be made.
         """
-        before = self._owner
-        if before is None or before.is_gone:
-            self._owner = Owner(owners, self.owner_id)
+        owner = self._owner
+        if owner is None or owner.is_gone:
+            before, self._owner = owner, (owner := Owner(owners, self.owner_id))
             if before is not None:
                 # Not sooner: whoever sees the old one still, as from outside a chroot, sees that this process lives.
                 before.release()
-        return self._owner  # type: ignore[return-value]
+        return owner
 
     def take_up(self) -> None:
         """Have recorded what other processes have left beside the outbox."""
