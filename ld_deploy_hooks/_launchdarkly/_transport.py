@@ -183,6 +183,9 @@ def _import_requests() -> None:
     # of it right in between fails with a KeyError: the deploy may be importing, too (importlib._bootstrap).
     for _ in range(3):
         with suppress(KeyError):
+            # First of all: others import `email`, too, which it needs, and two who come to that from two sides may wait
+            # for each other.
+            importlib.import_module("http.client")
             importlib.import_module("requests.adapters")
             return
 
