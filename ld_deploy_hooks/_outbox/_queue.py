@@ -256,13 +256,12 @@ class Queue:
 
         False if the lease is not ``owner``'s any more.
         """
-        legible = reason.encode("utf-8", "replace").decode("utf-8")  # a service's answer may hold half a character
-        return self._settle_claimed(event_id, owner, "rejected", legible, now)
+        reason = reason.encode("utf-8", "replace").decode("utf-8")  # a service's answer may hold half a character
+        return self._settle_claimed(event_id, owner, "rejected", reason, now)
 
     def _settle_claimed(self, event_id: str, owner: str, state: str, reason: str | None, now: int) -> bool:
         with self.transaction():
-            found = self._database.rows(f"SELECT id FROM events WHERE {_CLAIMED_BY}", event_id, owner)
-            for (id,) in found:
+            for (id,) in (found := self._database.rows(f"SELECT id FROM events WHERE {_CLAIMED_BY}", event_id, owner)):
                 self._settle(id, state, reason, now)
         return bool(found)
 

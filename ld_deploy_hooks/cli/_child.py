@@ -18,7 +18,7 @@ from types import FrameType
 
 from ld_deploy_hooks.cli._senders import Listener
 
-__all__ = ["Child", "NotStartedError", "find", "inherited_environment"]
+__all__ = ["CANCELLING", "Child", "NotStartedError", "find", "inherited_environment"]
 
 # All signals that can be handed on are, but not these:
 _NOT_FORWARDED = (
@@ -35,8 +35,6 @@ _NOT_FORWARDED = (
 _TYPED = ("SIGINT", "SIGQUIT", "SIGBREAK", "SIGINFO", "SIGWINCH")
 # Those of them that somebody else may send to end us alone.
 _ENDING = ("SIGINT", "SIGQUIT")
-# Those that end a command which does not mind them.
-_CANCELLING = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGBREAK")
 # As a shell has them.
 _NOT_EXECUTABLE = 126
 _NOT_FOUND = 127
@@ -138,7 +136,7 @@ class Child:
             NotStartedError: the system would not start it.
         """
         with self._listener.let_through():
-            cancelled = [number for number in self._early if number in _numbers(_CANCELLING)]
+            cancelled = [number for number in self._early if number in CANCELLING]
             if cancelled:
                 return -cancelled[0]
             process = _start(path, command, env)
@@ -204,3 +202,7 @@ def _in_foreground() -> bool:
 
 def _numbers(names: Sequence[str]) -> list[int]:
     return [getattr(signal, name) for name in names if hasattr(signal, name)]
+
+
+# Whoever sends one of these, to us or to the command, wants the deployment to stop.
+CANCELLING = frozenset(_numbers(("SIGTERM", "SIGHUP", "SIGINT", "SIGQUIT", "SIGBREAK")))

@@ -15,9 +15,6 @@ if TYPE_CHECKING:
 
 __all__ = ["add_to"]
 
-# Whoever sends one of these, to us or to the command, wants the deployment to stop.
-_CANCELLING = ("SIGTERM", "SIGHUP", "SIGINT", "SIGQUIT", "SIGBREAK")
-
 
 def add_to(commands: Any) -> None:
     """Add the command to the parser."""
@@ -103,14 +100,14 @@ def _verdict(code: int, received: set[int]) -> Verdict:
         received: the signals that came to us while it ran.
     """
     from ld_deploy_hooks._verdicts import FINISHED, Verdict
+    from ld_deploy_hooks.cli._child import CANCELLING
 
     if code == 0:
         return FINISHED
-    cancelling = {getattr(signal, name) for name in _CANCELLING if hasattr(signal, name)}
-    reason = "cancelled" if received & cancelling else "error"
+    reason = "cancelled" if received & CANCELLING else "error"
     if code > 0:
         return Verdict(failed=True, reason=reason, exit_code=code)
-    if -code in cancelling:
+    if -code in CANCELLING:
         reason = "cancelled"
     elif -code == getattr(signal, "SIGKILL", None):
         reason = "killed"
