@@ -253,10 +253,13 @@ def over(end: Future[bool] | None) -> None:
 async def over_async(end: Future[bool] | None) -> None:
     """As :func:`over`, without blocking the event loop."""
     if end is not None:
+        from ld_deploy_hooks._reporter import end_late
         from ld_deploy_hooks._run import runs
 
         await wait_async(end)
         runs.let_go()
+        # Blocks the loop, as the exit does that it makes up for: on Python 3.12 no thread can be started for it there.
+        end_late()
 
 
 def _verdict(error: BaseException | None) -> Verdict:

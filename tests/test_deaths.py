@@ -531,11 +531,25 @@ leave()
         assert repeats(server.events) == 0
 
 
-def test_a_deployment_in_an_atexit_callback_that_comes_after_ours(deploys: Deploys, server: FaultServer) -> None:
+LATE = {
+    "with": "    with deployment('billing', version='late'): pass\n",
+    "async with": """
+    async def deploy():
+        async with deployment('billing', version='late'): pass
+
+    asyncio.run(deploy())
+""",
+}
+
+
+@pytest.mark.parametrize("block", LATE.values(), ids=LATE)
+def test_a_deployment_in_an_atexit_callback_that_comes_after_ours(
+    deploys: Deploys, server: FaultServer, block: str
+) -> None:
     server.heal(answer(delay=0.1))
     path = deploys.folder / "late.py"
     path.write_text(
-        "import atexit\n\n@atexit.register\ndef late():\n    with deployment('billing', version='late'): pass\n\n"
+        f"import asyncio, atexit\n\n@atexit.register\ndef late():\n{block}\n"
         "from ld_deploy_hooks import deployment\n\nwith deployment('billing', version='v1'):\n    pass\n"
     )
     running = deploys.start_program(sys.executable, str(path))

@@ -912,6 +912,13 @@ def test_the_path_of_the_api_is_left_out_of_a_base_uri_and_said(settle: Callable
     assert "ends in /api/v2: https://ld.example is used; leave that out" in problem.message
 
 
+@pytest.mark.parametrize("more", ["?key=hunter2", "/#hunter2"])
+def test_the_line_about_a_query_or_fragment_says_that_it_is_one(settle: Callable[..., Settings], more: str) -> None:
+    problem = about(settle(environ={**FULL, "LD_BASE_URI": f"https://ld.example{more}"}), "base_uri")
+    assert "(LD_BASE_URI) holds a query or a fragment (kept is 'https://ld.example'): events are" in problem.message
+    assert "leave out what begins with the ? or #" in problem.message
+
+
 @pytest.mark.parametrize(
     ("uri", "kept"),
     [

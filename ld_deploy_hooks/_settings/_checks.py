@@ -64,6 +64,8 @@ def check_base_uri(values: dict[str, Any], sources: Mapping[str, str]) -> Iterat
         wrong, instead = f"({kept!r}) is no plain http(s) address", f"write one such as {LAUNCHDARKLY}"
         if "@" in text:
             wrong, instead = f"holds a user or password (kept is {kept!r})", "leave out what stands before the @"
+        elif parsed_uri(kept) is not None:
+            wrong, instead = f"holds a query or a fragment (kept is {kept!r})", "leave out what begins with the ? or #"
         yield new_problem("base_uri", source, wrong, WAITING, instead)
         return
     port = f":{int(parsed['port'])}" if parsed["port"] else ""
