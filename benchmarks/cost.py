@@ -36,6 +36,9 @@ from kit import ROOT, machine, table  # noqa: E402
 PAGE = ROOT / "docs" / "performance.md"
 BEGIN, END = "<!-- figures: written by benchmarks/cost.py -->", "<!-- end of figures -->"
 
+# Runs that decide a bar, for each of all others: five are too few where milliseconds count.
+_MORE = 3
+
 
 @dataclass(frozen=True)
 class Bar:
@@ -66,11 +69,14 @@ def processes(folder: Path, rounds: int) -> Iterator[Part]:
     """Measure whole processes, ``inv --list``, and peak memory."""
     with whole.place(folder) as where:
         todo, notes = whole.deploys(where)
-        samples = whole.measure(where, todo, rounds)
+        samples = whole.measure(where, todo, rounds, _MORE * rounds)
         rows = [row(samples, deploy, delay, tls) for deploy in todo for delay, tls in where.servers]
         head = ["deploy", "server", "untracked", "adds: ours", "naive", "floor", "ours / untracked", "ours / naive"]
         head.append("ours, in delays")
-        notes.append(f"Medians of {rounds} runs, in turns. `adds`: the difference to the untracked deploy.")
+        notes.append(
+            f"Medians of {rounds} runs, in turns; of {(1 + _MORE) * rounds} where a bar depends on them. `adds`: the "
+            "difference to the untracked deploy."
+        )
         yield Part("Whole processes", "\n\n".join([table(head, rows), *notes]), list(script_bars(samples)))
         rows = [[deploy.name, *(used(samples, deploy, way) for way in whole.WAYS)] for deploy in todo]
         text = table(["deploy", *whole.WAYS], rows)

@@ -50,11 +50,13 @@ class Deploy:
         name: as it stands in the table.
         commands: the command line of each way.
         work: seconds that it works.
+        decides: whether a bar depends on it, beside the slowest server.
     """
 
     name: str
     commands: Mapping[str, Sequence[str]]
     work: float = WORK
+    decides: bool = False
 
 
 @dataclass(frozen=True)
@@ -156,8 +158,8 @@ def deploys(where: Place) -> tuple[list[Deploy], list[str]]:
     """Return the deploys that can be measured here, and what has to be said of those that cannot."""
     found, notes = [], []
     script = {way: [sys.executable, f"script_{way}.py"] for way in WAYS}
-    found.append(Deploy("a script that does nothing", script, work=0.0))
-    found.append(Deploy("a script that works 0.3 s", script))
+    found.append(Deploy("a script that does nothing", script, work=0.0, decides=True))
+    found.append(Deploy("a script that works 0.3 s", script, decides=True))
     hosts = ["--ssh-config", str(where.ssh), "-H", ",".join(where.hosts)]
     ways = ("untracked", "naive", "ours")
     if inv := program("inv"):
@@ -191,13 +193,22 @@ def program(name: str) -> str | None:
 Samples = dict[tuple[str, int, bool, str], list[Ran]]
 
 
-def measure(where: Place, todo: Sequence[Deploy], rounds: int) -> Samples:
-    """Run every deploy in every way at every server, in turns, ``rounds`` times after one that does not count."""
+def measure(where: Place, todo: Sequence[Deploy], rounds: int, more: int) -> Samples:
+    """Run every deploy in every way at every server, in turns, ``rounds`` times after one that does not count.
+
+    Args:
+        where: the place.
+        todo: the deploys.
+        rounds: how often.
+        more: how often those that decide a bar are run after that, beside the slowest server.
+    """
     samples: Samples = {}
-    for turn in range(rounds + 1):
-        print(f"whole processes: round {turn} of {rounds}", file=sys.stderr)
+    for turn in range(rounds + more + 1):
+        print(f"whole processes: round {turn} of {rounds + more}", file=sys.stderr)
         for delay, tls in where.servers if turn else [(0, False)]:
             for deploy in todo:
+                if turn > rounds and not (deploy.decides and delay == DELAYS[-1]):
+                    continue
                 for way, command in deploy.commands.items():
                     events = 0 if way == "untracked" else 2
                     ran = where.run(command, where.servers[delay, tls], deploy.work, events)

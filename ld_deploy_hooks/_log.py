@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import select
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -43,11 +44,6 @@ def _is_heard() -> bool:
     Into a pipe that nobody reads it would be a wait without an end, and into one whose reader has gone the interpreter
     would fail to write it once more at exit, and change the exit status to 120.
     """
-    try:
-        import select
-    except ImportError:
-        # No file can be opened any more.
-        return True
     if sys.stderr is None or not hasattr(select, "poll"):
         return True
     poll = select.poll()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import inspect
 import sqlite3
 import time
 from collections.abc import AsyncIterator
@@ -33,7 +34,7 @@ def test_a_coroutine_function_is_one_when_decorated(told: Told) -> None:
         await asyncio.sleep(0)
         return tag
 
-    assert asyncio.iscoroutinefunction(deploy)
+    assert inspect.iscoroutinefunction(deploy)
     assert asyncio.run(deploy("v1")) == "v1"
     started, finished = told.events()
     assert (started["version"], started["eventMetadata"]["task"]) == ("v1", "deploy")

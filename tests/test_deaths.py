@@ -284,8 +284,8 @@ def test_eight_that_send_and_are_killed_at_random_lose_nothing(deploys: Deploys,
     facts = told(server.events)
     assert len(facts) == 150
     assert set(map(tuple, facts.values())) == {("started", "finished")}
-    # Each had at most so many in its hands.
-    assert repeats(server.events) <= 5 * 9
+    # Each had at most so many in its hands: sixteen side by side, and one whose answer was on its way to the outbox.
+    assert repeats(server.events) <= 5 * 17
 
 
 # -- odd circumstances ------------------------------------------------------------------------------------------------
@@ -388,6 +388,13 @@ os.dup2(writer, 2)
 class Slow:
     def find_spec(self, name, path=None, target=None):
         if name == "requests": time.sleep(30)
+sys.meta_path.insert(0, Slow())
+""",
+    # Python lets nobody else look for a module meanwhile: what is not loaded yet, the exit can do without.
+    "the first import of who sends is slow": """
+class Slow:
+    def find_spec(self, name, path=None, target=None):
+        if threading.current_thread().name == "ld-deploy-post": time.sleep(30)
 sys.meta_path.insert(0, Slow())
 """,
     "a log line is slow": """
