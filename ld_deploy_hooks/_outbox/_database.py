@@ -24,10 +24,10 @@ from ld_deploy_hooks._outbox._file import (
     make_file,
     make_folder,
     on_network,
-    os_error_name,
-    refusal,
     set_aside,
+    uri_of,
 )
+from ld_deploy_hooks._outbox._refusals import os_error_name, refusal
 from ld_deploy_hooks._outbox._tables import APPLICATION_ID, SCHEMA, SCHEMA_VERSION
 
 __all__ = ["Database"]
@@ -214,7 +214,7 @@ class Database:
             raise _Damaged
         # Where nobody has it open SQLite would make files beside it, and leave them there.
         alone = not any(os.path.lexists(f"{path}{companion}") for companion in ("-journal", "-wal"))
-        return self._connect(f"{path.absolute().as_uri()}?mode=ro{'&immutable=1' if alone else ''}")
+        return self._connect(f"{uri_of(path)}?mode=ro{'&immutable=1' if alone else ''}")
 
     def _connect_file(self, path: Path) -> sqlite3.Connection:
         make_file(path)
@@ -222,7 +222,7 @@ class Database:
             raise _Damaged
         self._file = file_id(path)
         # Never rwc: a file that SQLite makes could be read by others.
-        return self._connect(f"{path.absolute().as_uri()}?mode=rw")
+        return self._connect(f"{uri_of(path)}?mode=rw")
 
     def _connect(self, where: str) -> sqlite3.Connection:
         connection = sqlite3.connect(

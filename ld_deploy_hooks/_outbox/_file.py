@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import errno
 import itertools
 import os
 import re
-import shlex
 import stat
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from urllib.parse import quote
 
 from ld_deploy_hooks._errors import OutboxError
+from ld_deploy_hooks._outbox._refusals import COMPANIONS, ELSEWHERE, is_foreign, no_trust, os_error_name, refusal
 
 if sys.platform != "win32":
     import fcntl
-    import pwd
 
 __all__ = [
     "check_access",
@@ -29,21 +28,13 @@ __all__ = [
     "make_file",
     "make_folder",
     "on_network",
-    "os_error_name",
-    "refusal",
     "set_aside",
+    "uri_of",
 ]
 
-# What SQLite keeps beside a file, in the order in which it must go: a file without its log is old, but a log beside a
-# file that is not its own would be written into that one.
-_COMPANIONS = ("-journal", "-wal", "-shm")
 # What lies beside it and every run writes too: those, and the folders of its owners and of what it did not take.
-_WRITTEN = (*_COMPANIONS, ".owners", ".left")
+_WRITTEN = (*COMPANIONS, ".owners", ".left")
 _PRIVATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
-_ELSEWHERE = "set LD_DEPLOY_OUTBOX to a file elsewhere"
-_MAKE_ROOM = f"Make room there, or {_ELSEWHERE}"
-_DAMAGED = ("it is damaged", "The next deployment moves it aside and makes a new one; what waited in it is not sent")
-_LOCKED = ("another process kept it locked for too long", f"End what has it open (`fuser` tells), or {_ELSEWHERE}")
 
 # File systems on which SQLite's shared memory does not work between hosts.
 _NETWORK = re.compile(
@@ -71,8 +62,8 @@ def _check_folder(path: Path) -> None:
     folder = path.parent
     owner = folder.stat().st_uid
     # Root's folders (/tmp, /var/lib/ci) are as safe as the system; those of any third user are not.
-    if _foreign(owner) and owner != 0:
-        raise _no_trust(path, folder, owner)
+    if is_foreign(owner) and owner != 0:
+        raise no_trust(path, folder, owner)
 
 
 def make_file(path: Path) -> None:
@@ -95,10 +86,10 @@ def _check_file(path: Path) -> None:
     if not stat.S_ISREG(found.st_mode):
         kind = "a symbolic link, which could lead anywhere" if stat.S_ISLNK(found.st_mode) else "not a file"
         raise OutboxError(
-            f"The outbox {path} cannot be used: it is {kind}. Move it away, or {_ELSEWHERE}.", path=str(path)
+            f"The outbox {path} cannot be used: it is {kind}. Move it away, or {ELSEWHERE}.", path=str(path)
         ) from None
-    if _foreign(found.st_uid):
-        raise _no_trust(path, path, found.st_uid) from None
+    if is_foreign(found.st_uid):
+        raise no_trust(path, path, found.st_uid) from None
 
 
 def check_access(path: Path) -> None:
@@ -124,7 +115,7 @@ def check_access(path: Path) -> None:
         for written in (path, *(Path(f"{path}{suffix}") for suffix in _WRITTEN)):
             if os.path.lexists(written) and not os.access(written, os.R_OK | os.W_OK):
                 owner = written.lstat().st_uid
-                raise _no_trust(path, written, owner) if _foreign(owner) else refusal(path, "EACCES")
+                raise no_trust(path, written, owner) if is_foreign(owner) else refusal(path, "EACCES")
     except OSError as error:
         raise refusal(path, os_error_name(error)) from None
 
@@ -148,14 +139,14 @@ def set_aside(path: Path) -> Path:
     written = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(path.stat().st_mtime))
     for count in itertools.count(1):
         target = path.with_name(f"{path.name}.damaged-{written}-{count}")
-        if not any(os.path.lexists(f"{target}{companion}") for companion in _COMPANIONS):
+        if not any(os.path.lexists(f"{target}{companion}") for companion in COMPANIONS):
             try:
                 # Renaming overwrites: the name is taken first.
                 os.close(os.open(target, _PRIVATE, 0o600))
                 break
             except FileExistsError:
                 continue
-    for companion in _COMPANIONS:
+    for companion in COMPANIONS:
         with suppress(FileNotFoundError):
             os.replace(f"{path}{companion}", f"{target}{companion}")  # noqa: PTH105 (names, not paths)
     path.replace(target)
@@ -213,6 +204,13 @@ def file_id(path: Path) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
+def uri_of(path: Path) -> str:
+    """Return ``path`` as a ``file:`` URI, to which SQLite's options can be added."""
+    # Not Path.as_uri(): from Python 3.14 on it imports urllib.request, with http and ssl, while an entry waits.
+    name = path.absolute().as_posix()
+    return f"file://{'' if name.startswith('/') else '/'}{quote(os.fsencode(name), safe='/:')}"
+
+
 def is_gone(path: Path, known: tuple[int, int]) -> bool:
     """Return whether the file of this :func:`file_id` is not at ``path`` any more."""
     try:
@@ -256,90 +254,3 @@ def _mounted_kind(folder: Path, mounts: str | None = None) -> str:
             if len(mounted) >= best and place.startswith(f"{mounted}/"):
                 best, kind = len(mounted), fields[2]
     return kind
-
-
-# -- why not, and what next -------------------------------------------------------------------------------------------
-
-# Why, and what to do; None: it is a matter of who may do what.
-_NO_FOLDER = ("its folder is no folder", f"Remove what is in its place, or {_ELSEWHERE}")
-_REASONS: dict[str, tuple[str, str | None]] = {
-    "BUSY": _LOCKED,
-    "CANTOPEN": ("it cannot be opened", None),
-    "CORRUPT": _DAMAGED,
-    "NOTADB": _DAMAGED,
-    "CONSTRAINT": ("it holds something else of that id", "This is a fault of ld-deploy-hooks: please report it"),
-    "FULL": ("the disk is full", _MAKE_ROOM),
-    "IOERR": ("the disk answers with an error", f"Look at the system's log, or {_ELSEWHERE}"),
-    "LOCKED": _LOCKED,
-    "PROTOCOL": _LOCKED,
-    "READONLY": ("it cannot be written", None),
-    "EACCES": ("permission denied", None),
-    "ENOENT": ("its folder is not there and cannot be made", f"Please {_ELSEWHERE}"),
-    "EDQUOT": ("the disk quota is used up", _MAKE_ROOM),
-    "EEXIST": _NO_FOLDER,
-    "ENOSPC": ("the disk is full", _MAKE_ROOM),
-    "ENOTDIR": _NO_FOLDER,
-    "EPERM": ("permission denied", None),
-    "EROFS": ("the file system is read-only", f"Please {_ELSEWHERE}"),
-}
-
-
-def refusal(path: Path | None, name: str) -> OutboxError:
-    """Return the error that says what failed, why and what to do.
-
-    Args:
-        path: the outbox file, None for one in memory.
-        name: of the failure, as SQLite (``SQLITE_FULL``) or the operating system (``ENOSPC``) calls it.
-    """
-    kind = name.removeprefix("SQLITE_").partition("_")[0]
-    why, step = _REASONS.get(kind, ("it failed", f"Please {_ELSEWHERE}, and report this"))
-    if path is None:
-        return OutboxError(f"The outbox :memory: cannot be used: {why} ({name}).", path=":memory:")
-    step = step or _how_to_get_access(path)
-    return OutboxError(f"The outbox {path} cannot be used: {why} ({name}). {step}.", path=str(path))
-
-
-def os_error_name(error: OSError) -> str:
-    """Return the error's name (``EACCES``), never its text."""
-    return errno.errorcode.get(error.errno or 0, type(error).__name__)
-
-
-def _how_to_get_access(path: Path) -> str:
-    for suspect in (path, *(Path(f"{path}{companion}") for companion in _COMPANIONS), *path.parents):
-        try:
-            found = suspect.stat()
-        except OSError:
-            continue
-        if _foreign(found.st_uid):
-            return _give_back(suspect, found.st_uid)
-        if stat.S_ISDIR(found.st_mode):
-            break
-    return f"Let this user write in {path.parent}, or {_ELSEWHERE}"
-
-
-def _no_trust(path: Path, suspect: Path, owner: int) -> OutboxError:
-    return OutboxError(f"The outbox {path} cannot be used: {_give_back(suspect, owner)}.", path=str(path))
-
-
-def _give_back(suspect: Path, owner: int) -> str:
-    me = os.geteuid()
-    what = f"{suspect} belongs to {_user(owner)}, not to {_user(me)}"
-    if me == 0:
-        # What root made its own, the owner could not use any more.
-        return f"{what}. Run without sudo, or {_ELSEWHERE}"
-    if not suspect.is_dir():
-        return f"{what}. Give it back with `sudo chown {_user(me)} {shlex.quote(str(suspect))}*`, or {_ELSEWHERE}"
-    if Path(os.path.expanduser("~")) in suspect.parents:  # noqa: PTH111 (Path.home() raises where there is none)
-        return f"{what}. Give it back with `sudo chown -R {_user(me)} {shlex.quote(str(suspect))}`, or {_ELSEWHERE}"
-    return f"{what}. Please {_ELSEWHERE}"
-
-
-def _foreign(owner: int) -> bool:
-    return hasattr(os, "geteuid") and owner != os.geteuid()
-
-
-def _user(number: int) -> str:
-    if sys.platform != "win32":
-        with suppress(KeyError):
-            return pwd.getpwuid(number).pw_name
-    return str(number)
