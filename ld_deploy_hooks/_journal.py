@@ -23,14 +23,24 @@ T = TypeVar("T")
 
 
 class Journal:
-    """One store as the sender sees it: the events of one base URI, leased to this process."""
+    """One store as the sender sees it: the events of one base URI, leased to this process.
 
-    def __init__(self, store: Store, base_uri: str, plugins: Plugins) -> None:
+    Args:
+        store: the store.
+        base_uri: the service that the events go to.
+        plugins: told what becomes of them.
+        settled: called with each event that was delivered or rejected.
+    """
+
+    def __init__(
+        self, store: Store, base_uri: str, plugins: Plugins, settled: Callable[[Claimed], None] | None = None
+    ) -> None:
         self.writer = store.writer
         self._store = store
         self._base_uri = base_uri
         self._owner = store.owner_id
         self._plugins = plugins
+        self._settled = settled
         self._own: set[str] = set()
         self._sent: set[str] = set()
         # The events that are being sent, by eventId.
@@ -108,6 +118,8 @@ class Journal:
     def _is_settled(self, item: Claimed) -> None:
         if item.deployment_id is not None and EventType(item.event_type).is_end:
             self._own.discard(item.deployment_id)
+        if self._settled is not None:
+            self._settled(item)
 
     @staticmethod
     def _tell(item: Claimed, tell: Callable[[DeploymentEvent], None]) -> None:

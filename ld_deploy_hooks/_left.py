@@ -40,6 +40,11 @@ class Step(NamedTuple):
     owner: str
     event: DeploymentEvent
 
+    @property
+    def begins(self) -> bool:
+        """Whether no event of the same deployment came before it."""
+        return self.deployment_id is None or self.event.event_type is EventType.STARTED
+
     def record(self, box: Outbox) -> bool:
         """Record it; the very same a second time changes nothing. False: the deployment has ended already."""
         if self.deployment_id is None:

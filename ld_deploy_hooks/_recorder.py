@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ld_deploy_hooks._clock import monotonic
+from ld_deploy_hooks._clock import monotonic, now
 from ld_deploy_hooks._errors import OutboxError
 from ld_deploy_hooks._forking import unforkable
 from ld_deploy_hooks._future import Future
@@ -56,7 +56,7 @@ class Recorder:
         self._store = store
         self._journal = Journal(store, settings.base_uri, plugins)
         self._journals = [self._journal]
-        self._spare = Spare(settings.base_uri, plugins, self._journals.append)
+        self._spare = Spare(settings.base_uri, plugins, self._journals.append, self._has_ended)
         # Monotonic time at which the outbox is to be put in order.
         self._house_due = 0.0
         self._closed = False
@@ -282,17 +282,33 @@ class Recorder:
                     "to the next run, if anything can be written beside the outbox."
                 )
             try:
-                spare = self._spare.journal()
+                self._spare.journal()
             except RuntimeError:
                 # No thread can be started any more.
                 settle(done)
                 return
-            self._spare.takes(step)
-            spare.writer.submit(command).add_done_callback(settle)
+            in_memory()
 
-        if step.event.identity in self._spare:
+        def in_memory() -> None:
             self._spare.takes(step)
-            self._spare.journal().writer.submit(command).add_done_callback(settle)
+            self._spare.journal().writer.submit(command).add_done_callback(settle_there)
+
+        def settle_there(done: Future[T]) -> None:
+            if done.exception() is not None or done.result() is False:
+                self._spare.forget(step)
+            settle(done)
+
+        if step.begins:
+            # What was wrong with the outbox may be mended since.
+            self._spare.lets_go(step)
+        if step.event.identity in self._spare:
+            in_memory()
         else:
             self._journal.writer.submit(in_turn).add_done_callback(fall_back)
         return durable
+
+    def _has_ended(self, deployment_id: str, state: str) -> None:
+        # Else the outbox, which knows its start, would take it for killed when this process is gone. A note needs no
+        # room on the disk, and no lock.
+        self._store.delivered_elsewhere({deployment_id: state})
+        self._journal.writer.submit(lambda box: box.settle_deployment(deployment_id, state=state, now=now()))

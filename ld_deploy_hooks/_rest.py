@@ -44,7 +44,6 @@ class Rest:
         waiting: list[Step] = []
         with suppress(TimeoutError, OutboxError):
             waiting = self._spare.waiting(self._store.owner_id, _LEAVING)
-            self._store.delivered_elsewhere(self._spare.take_ends_but_of(waiting))
         self._leave([*waiting, *self.not_on_disk.values()])
 
     def _leave(self, steps: list[Step]) -> Path | None:
@@ -81,8 +80,6 @@ class Rest:
                 lines.append(str(error))
         with suppress(TimeoutError, OutboxError):
             waiting = self._spare.waiting(self._store.owner_id, max(deadline - monotonic(), _LEAST))
-            # Else they would be taken for killed, and told a second end.
-            self._store.delivered_elsewhere(self._spare.take_ends_but_of(waiting))
             if waiting:
                 lines.append(self._not_from_memory(waiting, final=final))
         return " ".join(lines) or None

@@ -12,6 +12,7 @@ from ld_deploy_hooks._records import DeploymentEvent, EventType, Identity
 from ld_deploy_hooks._store import Store
 
 if TYPE_CHECKING:
+    from ld_deploy_hooks._outbox import Claimed
     from ld_deploy_hooks._plugins import Plugins
 
 __all__ = ["Spare"]
@@ -24,20 +25,30 @@ class Spare:
         base_uri: the service that its events go to.
         plugins: told what becomes of them.
         made: called with the journal once there is one.
+        ended: called with the id of a deployment whose start is elsewhere, and how it ended, once its end is settled.
     """
 
-    def __init__(self, base_uri: str, plugins: Plugins, made: Callable[[Journal], None]) -> None:
+    def __init__(
+        self,
+        base_uri: str,
+        plugins: Plugins,
+        made: Callable[[Journal], None],
+        ended: Callable[[str, str], None],
+    ) -> None:
         self._base_uri = base_uri
         self._plugins = plugins
         self._made = made
+        self._ended = ended
         # A signal handler may come in while its own thread holds it.
         self._lock = threading.RLock()
         self._store: Store | None = None
         self._journal: Journal | None = None
         # Those of which something is here: what follows goes here too, and not past it.
         self._identities: set[Identity] = set()
-        # The deployments whose start is here, by id; and how those ended whose start is elsewhere.
-        self._started: set[str] = set()
+        # What is not settled yet, by eventId.
+        self._waiting: dict[str, Identity] = {}
+        # The open deployments whose start is here, by id; and how those ended whose start is elsewhere.
+        self._started: dict[str, Identity] = {}
         self._ends: dict[str, str] = {}
 
     def __bool__(self) -> bool:
@@ -56,22 +67,38 @@ class Spare:
         with self._lock:
             if self._journal is None:
                 self._store = Store(None)
-                self._journal = Journal(self._store, self._base_uri, self._plugins)
+                self._journal = Journal(self._store, self._base_uri, self._plugins, self._is_settled)
                 self._made(self._journal)
             return self._journal
 
     def takes(self, step: Step) -> None:
-        """Note that ``step`` comes here, and with that all that follows of the same identity."""
-        self._identities.add(step.event.identity)
-        kind = step.event.event_type
+        """Note that ``step`` comes here, and with that all that follows of the same identity, until it starts anew."""
+        identity, kind = step.event.identity, step.event.event_type
+        self._identities.add(identity)
+        self._waiting[str(step.event.event_id)] = identity
         if step.deployment_id is None:
             return
         if kind is EventType.STARTED:
-            self._started.add(step.deployment_id)
+            self._started[step.deployment_id] = identity
         elif kind.is_end and step.deployment_id in self._started:
-            self._started.remove(step.deployment_id)
+            del self._started[step.deployment_id]
         elif kind.is_end:
             self._ends[step.deployment_id] = kind.value
+
+    def lets_go(self, step: Step) -> None:
+        """Let ``step``, which begins something new, and what follows it go to the outbox, if nothing of it is here."""
+        identity = step.event.identity
+        if identity not in [*self._waiting.values(), *self._started.values()]:
+            self._identities.discard(identity)
+
+    def forget(self, step: Step) -> None:
+        """Note that ``step`` was not recorded here after all."""
+        self._waiting.pop(str(step.event.event_id), None)
+
+    def _is_settled(self, item: Claimed) -> None:
+        self._waiting.pop(item.event_id, None)
+        if item.deployment_id in self._ends and EventType(item.event_type).is_end:
+            self._ended(item.deployment_id, self._ends.pop(item.deployment_id))
 
     def waiting(self, owner: str, timeout: float) -> list[Step]:
         """Return what has not been delivered from here, in its order.
@@ -90,11 +117,6 @@ class Spare:
             Step(deployment_id, self._base_uri, owner, DeploymentEvent.from_json(payload))
             for deployment_id, payload in events
         ]
-
-    def take_ends_but_of(self, steps: list[Step]) -> dict[str, str]:
-        """Return, once, how deployments ended whose end was settled here, by id, but for those ``steps`` are of."""
-        still = {step.deployment_id for step in steps}
-        return {id: self._ends.pop(id) for id in list(self._ends) if id not in still}
 
     def close(self, timeout: float) -> None:
         """Forget everything; waits at most ``timeout`` seconds for its thread."""

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sqlite3
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -226,6 +227,72 @@ leave()
         )
         assert ended.status == 0
         assert told(server.events) == {"v1": ["started", "finished", "started", "custom", "finished"]}
+
+
+# An outbox that takes no event, and takes them again.
+REFUSING = """
+import sqlite3
+
+def refuse():
+    box = sqlite3.connect(os.environ["LD_DEPLOY_OUTBOX"])
+    box.execute("CREATE TRIGGER full BEFORE INSERT ON events BEGIN SELECT raise(abort, 'full'); END")
+    box.commit()
+    box.close()
+
+def mend():
+    box = sqlite3.connect(os.environ["LD_DEPLOY_OUTBOX"])
+    box.execute("DROP TRIGGER full")
+    box.commit()
+    box.close()
+"""
+
+
+def test_an_end_that_went_past_the_outbox_is_not_told_again_however_the_process_dies(
+    deploys: Deploys, server: FaultServer
+) -> None:
+    running = deploys.start(
+        REFUSING
+        + """
+with deployment("billing", version="v1"):
+    assert flush(10)
+    refuse()
+mend()
+with deployment("other", version="v2"):
+    pass
+time.sleep(60)
+"""
+    )
+    while len(server.events) < 4:
+        assert running.process.poll() is None
+        time.sleep(0.01)
+    running.kill()
+    assert deploys.command("flush", "--recover").status == 0
+    assert told(server.events) == {"v1": ["started", "finished"], "v2": ["started", "finished"]}
+    status = json.loads(deploys.command("status", "--json").stdout)
+    assert status["open"] == 0
+    assert {deployment["state"] for deployment in status["deployments"]} == {"finished"}
+
+
+def test_a_deployment_after_the_outbox_was_mended_is_kept_there_again(deploys: Deploys, server: FaultServer) -> None:
+    killed = deploys.run(
+        REFUSING
+        + """
+with deployment("other", version="v0"):
+    pass
+refuse()
+with deployment("billing", version="v1"):
+    current_deployment().custom(step="one")
+assert flush(10)
+mend()
+with deployment("billing", version="v1"):
+    assert flush(10)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    )
+    assert killed.status == -signal.SIGKILL
+    assert told(server.events)["v1"] == ["started", "custom", "finished", "started"]
+    assert "killed" in deploys.command("flush", "--recover").stdout
+    assert told(server.events)["v1"] == ["started", "custom", "finished", "started", "failed"]
 
 
 def test_many_services_beside_an_outbox_that_is_held_hold_no_exit_up(deploys: Deploys, server: FaultServer) -> None:
