@@ -15,8 +15,9 @@ from ld_deploy_hooks._log import say_fault, say_once
 from ld_deploy_hooks._records import Identity
 
 # What it does at exit is registered before our own, and so runs after it: what our own tells is waited for.
-from ld_deploy_hooks._reporter import Reporter, close_all  # noqa: F401
+from ld_deploy_hooks._reporter import Reporter, close_all, finish_tells  # noqa: F401
 from ld_deploy_hooks._signals import Signals
+from ld_deploy_hooks._tells import TELLING
 
 __all__ = ["ENDING", "End", "Registry"]
 
@@ -45,11 +46,13 @@ class Present(Protocol):
     Attributes:
         id: its UUID.
         settling: whether it is about to start, and may yet turn out to be one that is open already.
+        opened_in: the thread, and the asyncio task, of who opened it.
         over: set when its end has been handed over.
     """
 
     id: str
     settling: bool
+    opened_in: tuple[int, Any] | None
     over: threading.Event
 
     @property
@@ -187,7 +190,16 @@ class Registry(Generic[R]):
             run.note_signal(number)
 
     def _at_exit(self) -> None:
-        for run in list(self.present):
+        telling = {thread.ident for thread in threading.enumerate() if thread.name == TELLING}
+        mine = [run for run in self.present if run.opened_in is not None and run.opened_in[0] in telling]
+        self._cut_off_but(mine)
+        if mine:
+            # What a plugin deploys when it is told of an end has as long as the plugin.
+            finish_tells()
+        self._cut_off_but([])
+
+    def _cut_off_but(self, kept: Collection[R]) -> None:
+        for run in [run for run in list(self.present) if run not in kept]:
             try:
                 run.cut_off()
             except Exception as error:

@@ -35,6 +35,7 @@ __all__ = [
     "close_plugins_of",
     "end_all",
     "end_late",
+    "finish_tells",
     "flush_all",
     "lines_left",
     "plugins_defaults",
@@ -219,12 +220,26 @@ def flush_all(timeout: float | None = None) -> bool:
 
 
 def _wait_for_all(timeout: float | None = None) -> None:
-    reporters = list(_reporters.values())
-    if timeout is None:
-        timeout = max((reporter.settings.flush_timeout for reporter in reporters), default=0.0)
-    deadline = monotonic() + timeout
-    for reporter in reporters:
+    deadline = _deadline() if timeout is None else monotonic() + timeout
+    for reporter in list(_reporters.values()):
         reporter.flush(max(deadline - monotonic(), 0))
+
+
+def _deadline() -> float:
+    """Return until when the process may wait if it ends now."""
+    return monotonic() + max((reporter.settings.flush_timeout for reporter in list(_reporters.values())), default=0.0)
+
+
+# Until when the exit may wait, once it has begun to.
+_exit_by: float | None = None
+
+
+def finish_tells() -> None:
+    """Wait at exit for what plugins have been told so far; what :func:`end_all` waits for has the rest of that time."""
+    global _exit_by
+    _exit_by = _deadline()
+    for plugins in list(_plugins.values()):
+        plugins.flush(max(_exit_by - monotonic(), 0))
 
 
 def lines_left(*, final: bool = False) -> list[str]:
@@ -259,7 +274,7 @@ def end_all() -> None:
     # Ctrl-C: somebody does not want to wait. What is recorded stays recorded.
     try:
         with suppress(KeyboardInterrupt):
-            _wait_for_all()
+            _wait_for_all(None if _exit_by is None else max(_exit_by - monotonic(), 0))
         with suppress(KeyboardInterrupt):
             for line in lines_left(final=True):
                 logger.warning("%s", line)
@@ -274,9 +289,9 @@ _has_exited = False
 
 
 def _at_exit() -> None:
-    global _has_exited
+    global _has_exited, _exit_by
     end_all()
-    _has_exited = True
+    _has_exited, _exit_by = True, None
     _still_interrupted()
 
 

@@ -7,7 +7,7 @@ import signal
 import threading
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -47,8 +47,7 @@ class Run:
         self.handle: Any = None
         # Whether it is about to start: it may turn out to be one that is open already, and counts for nobody.
         self.settling = plan.autostart
-        # Thread and asyncio task of who opened it.
-        self.opened_in: tuple[int, Any] | None = None
+        self.opened_in: tuple[int, Any] | None = None  # thread and asyncio task
         # The thread that starts or ends it now, and may find itself in a deployment of a plugin's that it asks.
         self._busy_in: int | None = None
         # The run of the same identity that was open already when this one started.
@@ -130,6 +129,8 @@ class Run:
         except DropEvent:
             return self._untold(settings, "a plugin dropped its start (DropEvent)")
         record = self.record()
+        if self.state != "started":
+            return self._untold(settings, "its process ends")
         runs.signals.watch()
         self._told = True
         return self._reporter.started(event, record)
@@ -140,8 +141,7 @@ class Run:
             settings.recording.untold(settings, why)
 
     def _on_disk(self, recorded: Future[Any]) -> None:
-        error = recorded.exception()
-        if error is None:
+        if (error := recorded.exception()) is None:
             self.durable.set_result(None)
         else:
             self.durable.set_exception(error)
@@ -215,7 +215,6 @@ class Run:
                 return None
             if run.state == "pending":
                 runs.present.remove(run)
-                return None
             if run.state != "started":
                 return None
             run._finish(*run.outcome.verdict())
@@ -231,6 +230,10 @@ class Run:
             if not ended_already:
                 reason = "killed" if self.outcome.signal is None else "cancelled"
                 self._finish(Verdict(failed=True, reason=reason), None)
+        if self._busy_in is not None and not self.is_busy_here:
+            # Another thread is starting it, and an end that came first would be none.
+            with suppress(Exception):
+                self.durable.exception(ENDING)
         # Another thread may be just about to tell it; or Ctrl-C came in between.
         if not (ended_already and self.over.wait(ENDING)):
             self._end()
@@ -270,8 +273,7 @@ class Run:
 
     def _now_at_least(self) -> int:
         """Return the time in Unix milliseconds, never one before the start: the wall clock may be set back."""
-        elapsed = int((monotonic() - self._started) * 1000)
-        return max(now(), (self.started_at or 0) + elapsed)
+        return max(now(), (self.started_at or 0) + int((monotonic() - self._started) * 1000))
 
     def _end(self) -> Future[bool] | None:
         self._busy_in = threading.get_ident()

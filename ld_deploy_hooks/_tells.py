@@ -13,7 +13,10 @@ from typing import NamedTuple
 from ld_deploy_hooks._clock import monotonic
 from ld_deploy_hooks._log import logger
 
-__all__ = ["Tells"]
+__all__ = ["TELLING", "Tells"]
+
+# What a thread is called in which plugins are told.
+TELLING = "ld-deploy-tells"
 
 # Seconds that close() waits for a line that is half written: a handler that hangs must not hang the exit.
 _MID_LINE = 0.5
@@ -184,7 +187,7 @@ class _Listener:
         )
 
     def _start(self) -> None:
-        self.thread = threading.Thread(target=self._run, name="ld-deploy-tells", daemon=True)
+        self.thread = threading.Thread(target=self._run, name=TELLING, daemon=True)
         try:
             self.thread.start()
         except RuntimeError:

@@ -538,6 +538,34 @@ leave()
         assert repeats(server.events) == 0
 
 
+def test_what_a_plugin_deploys_when_it_is_told_of_an_end_is_waited_for(deploys: Deploys, server: FaultServer) -> None:
+    (deploys.folder / "rollback.py").write_text(
+        "import time\nfrom ld_deploy_hooks import deployment as deploying, hookimpl\n\n"
+        "@hookimpl\ndef ld_deploy_failed(deployment):\n"
+        "    if deployment.identity.version == 'v2':\n"
+        "        with deploying('billing', version='v1'): time.sleep(0.5)\n"
+    )
+    deploys.set(LD_DEPLOY_PLUGINS="rollback,no:console,no:git")
+    ended = deploys.run("with deployment('billing', version='v2'):\n    leave(1)")
+    assert (ended.status, ended.lines) == (1, [])
+    assert told(server.events) == {"v2": ["started", "failed"], "v1": ["started", "finished"]}
+
+
+def test_a_plugin_that_deploys_without_an_end_holds_no_exit_up(deploys: Deploys, server: FaultServer) -> None:
+    (deploys.folder / "rollback.py").write_text(
+        "import time\nfrom ld_deploy_hooks import deployment as deploying, hookimpl\n\n"
+        "@hookimpl\ndef ld_deploy_failed(deployment):\n"
+        "    if deployment.identity.version == 'v2':\n"
+        "        with deploying('billing', version='v1'): time.sleep(60)\n"
+    )
+    deploys.set(LD_DEPLOY_PLUGINS="rollback,no:console,no:git")
+    ended = deploys.run("with deployment('billing', version='v2'):\n    leave(1)")
+    assert (ended.status, "rollback" in ended.stderr) == (1, True)
+    assert ended.lingered < 2 + MARGIN
+    deploys.next_run()
+    assert told(server.events) == {"v2": ["started", "failed"], "v1": ["started", "failed"]}
+
+
 LATE = {
     "with": "    with deployment('billing', version='late'): pass\n",
     "async with": """
