@@ -445,6 +445,11 @@ def test_interim_answers_without_an_end_are_given_up_in_time() -> None:
     assert time.monotonic() - started < 1.5
 
 
+def test_interim_answers_in_a_flood_are_given_up_before_the_one_that_follows() -> None:
+    assert post(INTERIM * 16 + reply(201)).outcome == "accepted"
+    assert post(INTERIM * 17 + reply(201)).outcome == "retry"
+
+
 # -- bodies -----------------------------------------------------------------------------------------------------------
 
 BROKEN_BODIES = {

@@ -24,6 +24,8 @@ __all__ = ["Reply", "Transport"]
 
 # Seconds that the body of an acceptance may take.
 _REST = 0.25
+# Interim answers to one request: who sends more takes the processor from the deploy.
+_INTERIM = 16
 
 
 @dataclass
@@ -206,10 +208,14 @@ def _adapter_class() -> type[HTTPAdapter]:
 
         def begin(self) -> None:
             super().begin()
-            while 102 <= self.status <= 199:
+            for _ in range(_INTERIM + 1):
+                if not 102 <= self.status <= 199:
+                    break
                 # An interim answer. http.client knows 100 alone, and takes the one that follows for the next request's.
                 self.headers = self.msg = None  # type: ignore[assignment]  # as before the first
                 super().begin()
+            else:
+                raise http.client.HTTPException("interim answers without an end")
             if self.status == 201:
                 # All is said. The rest is read only so that the connection can be used again.
                 self._bytes.hurry(_REST)
