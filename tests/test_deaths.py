@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from fault_kit import MARGIN, PATIENCE, PLAIN, Deploys, deploys_fixture  # noqa: F401
+from fault_kit import MARGIN, PATIENCE, PLAIN, Deploys, Ended, deploys_fixture  # noqa: F401
 from fault_server import FaultServer, answer, repeats, silent, told
 from outbox_kit import end, lone, opened, start
 
@@ -538,28 +538,26 @@ leave()
         assert repeats(server.events) == 0
 
 
-def test_what_a_plugin_deploys_when_it_is_told_of_an_end_is_waited_for(deploys: Deploys, server: FaultServer) -> None:
+def rolled_back(deploys: Deploys, *, seconds: float) -> Ended:
+    """Run a deploy that fails, with a plugin that deploys the version before it, which takes so long."""
     (deploys.folder / "rollback.py").write_text(
         "import time\nfrom ld_deploy_hooks import deployment as deploying, hookimpl\n\n"
         "@hookimpl\ndef ld_deploy_failed(deployment):\n"
         "    if deployment.identity.version == 'v2':\n"
-        "        with deploying('billing', version='v1'): time.sleep(0.5)\n"
+        f"        with deploying('billing', version='v1'): time.sleep({seconds})\n"
     )
     deploys.set(LD_DEPLOY_PLUGINS="rollback,no:console,no:git")
-    ended = deploys.run("with deployment('billing', version='v2'):\n    leave(1)")
+    return deploys.run("with deployment('billing', version='v2'):\n    leave(1)")
+
+
+def test_what_a_plugin_deploys_when_it_is_told_of_an_end_is_waited_for(deploys: Deploys, server: FaultServer) -> None:
+    ended = rolled_back(deploys, seconds=0.5)
     assert (ended.status, ended.lines) == (1, [])
     assert told(server.events) == {"v2": ["started", "failed"], "v1": ["started", "finished"]}
 
 
 def test_a_plugin_that_deploys_without_an_end_holds_no_exit_up(deploys: Deploys, server: FaultServer) -> None:
-    (deploys.folder / "rollback.py").write_text(
-        "import time\nfrom ld_deploy_hooks import deployment as deploying, hookimpl\n\n"
-        "@hookimpl\ndef ld_deploy_failed(deployment):\n"
-        "    if deployment.identity.version == 'v2':\n"
-        "        with deploying('billing', version='v1'): time.sleep(60)\n"
-    )
-    deploys.set(LD_DEPLOY_PLUGINS="rollback,no:console,no:git")
-    ended = deploys.run("with deployment('billing', version='v2'):\n    leave(1)")
+    ended = rolled_back(deploys, seconds=60)
     assert (ended.status, "rollback" in ended.stderr) == (1, True)
     assert ended.lingered < 2 + MARGIN
     deploys.next_run()
