@@ -21,6 +21,9 @@ __all__ = ["Journal"]
 
 T = TypeVar("T")
 
+# Milliseconds: more than any retry waits (15 minutes).
+_LONGEST = 16 * 60_000
+
 
 class Journal:
     """One store as the sender sees it: the events of one base URI, leased to this process.
@@ -139,6 +142,10 @@ class Journal:
     def next_due(self) -> int | None:
         def question(box: Outbox) -> int | None:
             due = box.next_due(base_uri=self._base_uri, now=now())
+            if due is not None and due - now() > _LONGEST:
+                # Nobody is told to wait so long: the clock was set back meanwhile.
+                box.make_due(self._base_uri, now=now())
+                due = now()
             return None if due is None else max(due, self._held_until(box))
 
         return self._ask(question, None)

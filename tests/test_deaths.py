@@ -538,6 +538,29 @@ leave()
         assert repeats(server.events) == 0
 
 
+def test_a_retry_is_made_in_time_though_the_clock_was_set_back_meanwhile(deploys: Deploys) -> None:
+    with FaultServer(answer(503)) as server:
+        deploys.set(LD_BASE_URI=server.base_uri)
+        running = deploys.start(
+            """
+import ld_deploy_hooks._clock as clock
+real, back = clock.time_ns, [0]
+clock.time_ns = lambda: real() - back[0]
+with deployment("billing", version="v1"):
+    flush(1)
+    back[0] = 3600 * 10**9
+    ready()
+    while not os.path.exists("healed"): time.sleep(0.01)
+    time.sleep(3)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+        ).until_ready()
+        server.heal()
+        (deploys.folder / "healed").touch()
+        assert running.ends().status == -signal.SIGKILL
+        assert told(server.events) == {"v1": ["started"]}
+
+
 def rolled_back(deploys: Deploys, *, seconds: float) -> Ended:
     """Run a deploy that fails, with a plugin that deploys the version before it, which takes so long."""
     (deploys.folder / "rollback.py").write_text(
