@@ -40,6 +40,8 @@ class Event:
     tries: int = 0
     next_attempt: int = 0
     lease: tuple[str, int] | None = None
+    # Since it was made due: how often it had been tried in vain, by which it is ordered.
+    made_due: int | None = None
 
     @property
     def stream(self) -> tuple[str, str]:
@@ -116,7 +118,9 @@ class Model(RuleBasedStateMachine):
         return list(heads.values())
 
     def due(self, one: Event) -> int:
-        return one.lease[1] if one.lease is not None else one.next_attempt
+        if one.lease is not None:
+            return one.lease[1]
+        return one.next_attempt if one.made_due is None else one.made_due
 
     def at_rest(self, one: Event) -> bool:
         return one.lease is None or one.lease[1] <= self.now
@@ -201,7 +205,7 @@ class Model(RuleBasedStateMachine):
         for one in claimed:
             known = self.events[one.id - 1]
             assert (one.event_id, one.tries, one.deployment_id) == (known.event_id, known.tries, known.deployment)
-            known.lease = (self.owners[slot], self.now + LEASE)
+            known.lease, known.made_due = (self.owners[slot], self.now + LEASE), None
 
     def settle(self, slot: int, data: st.DataObject, tell: Callable[[Outbox, str, str], bool]) -> Event | None:
         # Mostly one that somebody has claimed.
@@ -244,9 +248,10 @@ class Model(RuleBasedStateMachine):
     @rule(slot=SLOTS, service=SERVICES)
     def make_due(self, slot: int, service: str) -> None:
         self.boxes[slot].make_due(service, now=self.now)
-        for one in self.heads(service):
-            if one.lease is None and one.next_attempt > self.now:
-                one.next_attempt = 0
+        heads = self.heads(service)
+        for one in self.waiting():
+            if one.service == service and one.lease is None and one.next_attempt > self.now:
+                one.next_attempt, one.made_due = 0, one.tries if one in heads else None
 
     @rule(slot=SLOTS, victim=SLOTS)
     def void_leases(self, slot: int, victim: int) -> None:

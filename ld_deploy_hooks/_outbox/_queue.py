@@ -313,6 +313,9 @@ class Queue:
     def make_due(self, base_uri: str, *, now: int) -> int:
         """Let everything that waits for a retry be tried at once; return how many events that are."""
         with self.transaction():
+            # What an older one, put back in line, has gone before.
+            later = "state = 'waiting' AND base_uri = ? AND due IS NULL AND next_attempt > ?"
+            self._database.change(f"UPDATE events SET next_attempt = 0 WHERE {later}", base_uri, now)
             return self._database.change(
                 # By how often they were tried in vain: what is refused each time stands in nobody's way.
                 "UPDATE events SET due = tries, next_attempt = 0"
