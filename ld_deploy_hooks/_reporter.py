@@ -238,8 +238,10 @@ def finish_tells() -> None:
     """Wait at exit for what plugins have been told so far; what :func:`end_all` waits for has the rest of that time."""
     global _exit_by
     _exit_by = _deadline()
-    for plugins in list(_plugins.values()):
-        plugins.flush(max(_exit_by - monotonic(), 0))
+    # As in end_all(): the rest of the exit is done all the same.
+    with suppress(KeyboardInterrupt):
+        for plugins in list(_plugins.values()):
+            plugins.flush(max(_exit_by - monotonic(), 0))
 
 
 def lines_left(*, final: bool = False) -> list[str]:
