@@ -287,11 +287,8 @@ def current_deployment() -> Deployment | None:
 
 
 def outer() -> tuple[Identity, Settings | None] | None:
-    """Return what a deployment that is entered here lies in."""
-    from ld_deploy_hooks._parent import parent_identity
-
+    """Return what a deployment that is entered here lies in, in this process."""
     around = current_deployment()
-    if around is not None and around.identity is not None:
-        return around.identity, around._run.settings
-    parent = parent_identity()
-    return (parent, None) if parent is not None else None
+    if around is None or around.identity is None:
+        return None
+    return around.identity, around._run.settings

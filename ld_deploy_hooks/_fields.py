@@ -86,7 +86,8 @@ class Fields:
         Args:
             args: positional arguments of the function or task, for the callables.
             kwargs: its keyword arguments.
-            outer: the deployment that this one lies in, whose fields come right after the arguments.
+            outer: the deployment of this process that this one lies in, whose fields come right after the arguments.
+                Without one they come from the nearest process around this one whose deployment is not over.
             surroundings: the host's configuration, and whether it runs dry.
 
         Returns:
@@ -95,6 +96,7 @@ class Fields:
         Raises:
             SettingsError: a fault, and ``strict`` is on.
         """
+        from ld_deploy_hooks._parent import goes_on, parents
         from ld_deploy_hooks._reporter import plugins_defaults
         from ld_deploy_hooks._settings import require, resolve
 
@@ -119,13 +121,19 @@ class Fields:
             _read(name, ask(name, value), faults)
             for name, value in (("metadata", self._metadata), ("event_metadata", self._event_metadata))
         )
-        settings = resolve(
-            arguments,
-            outer=_inherited(arguments, outer, surroundings.own),
-            host=host,
-            defaults=plugins_defaults,
-            recording=recording,
-        )
+
+        def look_up(outer: tuple[Identity, Settings | None] | None) -> Settings:
+            inherited = _inherited(arguments, outer, surroundings.own)
+            return resolve(arguments, outer=inherited, host=host, defaults=plugins_defaults, recording=recording)
+
+        settings = None if outer is None else look_up(outer)
+        for id, identity, _ in parents() if outer is None else ():
+            settings = look_up((identity, None))
+            if settings.silent or goes_on(settings, id):
+                break
+            settings = None
+        if settings is None:
+            settings = look_up(None)
         if settings.silent:
             _say(settings)
             return settings, {}, {}

@@ -15,19 +15,13 @@ from ld_deploy_hooks._reporter import is_over
 if TYPE_CHECKING:
     from ld_deploy_hooks._settings import Settings
 
-__all__ = ["PARENT", "exported", "parent_drops", "parent_identity", "parent_tells"]
+__all__ = ["PARENT", "exported", "goes_on", "parent_drops", "parent_tells", "parents"]
 
 # {"id": …, "identity": [project, environment, application, version], "dropped": whether nothing of it is to be told,
 # "outer": the same of the one around it, or null}
 PARENT = "LD_DEPLOY_PARENT"
 # Seconds that the outbox has to say whether the parent's deployment is over.
 _MOMENT = 0.25
-
-
-def parent_identity() -> Identity | None:
-    """Return the identity of the deployment that a parent process tells, or has told; None if there is none."""
-    parents = _parents()
-    return parents[0][1] if parents else None
 
 
 def exported(id: str, identity: Identity, *, dropped: bool) -> dict[str, str]:
@@ -38,39 +32,47 @@ def exported(id: str, identity: Identity, *, dropped: bool) -> dict[str, str]:
         identity: of the deployment.
         dropped: whether a plugin wants nothing of it to be told.
     """
-    outer = json.loads(os.environ[PARENT]) if _parents() else None
+    outer = json.loads(os.environ[PARENT]) if parents() else None
     return {PARENT: json.dumps({"id": id, "identity": identity, "dropped": dropped, "outer": outer})}
 
 
 def parent_drops(identity: Identity) -> bool:
     """Whether a plugin of a parent process wants nothing of this deployment to be told."""
-    return any(told == identity and dropped for _, told, dropped in _parents())
+    return any(told == identity and dropped for _, told, dropped in parents())
 
 
 def parent_tells(settings: Settings, identity: Identity, forked_from: Mapping[str, Identity]) -> bool:
     """Whether a parent process tells start and end of this deployment.
-
-    A process that its command leaves behind keeps the variable, and a forked worker outlives what was open then, so the
-    outbox is asked: what has ended, or whose teller is dead, nobody tells any more. Where it does not know, the parent
-    is taken at its word.
 
     Args:
         settings: of the deployment that is about to start here.
         identity: of that deployment.
         forked_from: what was open, by id, in the process that this one was forked from.
     """
-    for id, told in (*forked_from.items(), *(parent[:2] for parent in _parents())):
-        if told == identity:
-            if settings.recording is not None:
-                return True
-            try:
-                return not is_over(settings, id, timeout=_MOMENT)
-            except OutboxError:
-                return True
-    return False
+    around = (*forked_from.items(), *(parent[:2] for parent in parents()))
+    return any(told == identity and goes_on(settings, id) for id, told in around)
 
 
-def _parents() -> list[tuple[str, Identity, bool]]:
+def goes_on(settings: Settings, id: str) -> bool:
+    """Whether a deployment of a process around this one is not over.
+
+    A process that its command leaves behind keeps the variable, and a forked worker outlives what was open then, so the
+    outbox is asked: what has ended, or whose teller is dead, nobody tells any more. Where it does not know, the parent
+    is taken at its word.
+
+    Args:
+        settings: name the outbox.
+        id: of that deployment.
+    """
+    if settings.recording is not None:
+        return True
+    try:
+        return not is_over(settings, id, timeout=_MOMENT)
+    except OutboxError:
+        return True
+
+
+def parents() -> list[tuple[str, Identity, bool]]:
     """Return id, identity, and whether it is dropped, of each deployment of processes around this one, inner first."""
     text = os.environ.get(PARENT)
     if not text:

@@ -368,7 +368,7 @@ def goes_on(deploys: Deploys) -> str:
 DEPLOYS = (
     sys.executable,
     "-c",
-    "from ld_deploy_hooks import deployment\nwith deployment('billing') as d: d.custom(a=1)",
+    "from ld_deploy_hooks import deployment\nwith deployment('billing', version='v1') as d: d.custom(a=1)",
 )
 
 
@@ -376,8 +376,8 @@ DEPLOYS = (
     ("command", "tells"),
     [
         (DEPLOYS, ["started", "custom", "finished"]),
-        ((sys.executable, "-m", "ld_deploy_hooks", "run", "--", *DEPLOYS), ["started", "custom", "finished"]),
-        ((sys.executable, "-m", "ld_deploy_hooks", "send", "failed"), ["failed"]),
+        ((sys.executable, "-m", "ld_deploy_hooks", "run", *FIELDS, "--", *DEPLOYS), ["started", "custom", "finished"]),
+        ((sys.executable, "-m", "ld_deploy_hooks", "send", "failed", *FIELDS), ["failed"]),
     ],
     ids=["deployment", "run", "send"],
 )
@@ -388,6 +388,39 @@ def test_what_the_command_leaves_behind_is_told_by_itself(
     assert (ended.status, ended.stdout, ended.stderr) == (0, "left\n", "")
     assert goes_on(deploys) == ""
     assert told(server.events) == {"v1": ["started", "finished", *tells]}
+
+
+@pytest.mark.parametrize("within", [(), BETWEEN], ids=["a run", "a run in a run"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        (sys.executable, "-c", "from ld_deploy_hooks import deployment\nwith deployment('billing'): pass"),
+        (sys.executable, "-m", "ld_deploy_hooks", "run", "--application-key", "billing", "--", "true"),
+        (sys.executable, "-m", "ld_deploy_hooks", "send", "failed", "--application-key", "billing"),
+    ],
+    ids=["deployment", "run", "send"],
+)
+def test_what_a_run_that_is_over_left_behind_takes_no_field_from_it(
+    deploys: Deploys, server: FaultServer, command: tuple[str, ...], within: tuple[str, ...]
+) -> None:
+    left = ("sh", "-c", LEAVES, "sh", "env", "LD_DEPLOY_VERSION=v9", *command)
+    ended = run(deploys, *within, *(OURS if within else ()), *left)
+    assert (ended.status, ended.stdout, ended.stderr) == (0, "left\n", "")
+    assert goes_on(deploys) == ""
+    tells = ["failed"] if "send" in command else ["started", "finished"]
+    assert told(server.events)["v9"] == tells
+
+
+def test_what_a_run_that_is_over_left_behind_takes_fields_from_one_further_out(
+    deploys: Deploys, server: FaultServer
+) -> None:
+    """The inner run has ended when its command's child looks for the version; the outer one waits for that child."""
+    looks = "from ld_deploy_hooks import deployment\nwith deployment('api') as d: d.custom(a=1)"
+    inner = ("sh", "-c", LEAVES, "sh", sys.executable, "-c", looks)
+    waits = ("sh", "-c", '"$@" >/dev/null; touch go; while [ ! -e done ]; do sleep 0.01; done', "sh")
+    ended = run(deploys, *waits, *BETWEEN, *inner)
+    assert (ended.status, ended.stderr) == (0, "")
+    assert [e["version"] for e in server.events if e["applicationKey"] == "api"] == ["v1"] * 3
 
 
 def test_what_outlives_a_killed_run_is_told_by_itself(deploys: Deploys, server: FaultServer) -> None:

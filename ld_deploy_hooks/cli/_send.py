@@ -78,7 +78,6 @@ def _time(text: str) -> int:
 def _run(arguments: argparse.Namespace) -> int:
     from ld_deploy_hooks._clock import now
     from ld_deploy_hooks._door import Surroundings
-    from ld_deploy_hooks._entries import outer
     from ld_deploy_hooks._errors import DropEvent
     from ld_deploy_hooks._events import Events, identity_of
     from ld_deploy_hooks._fields import Fields
@@ -90,7 +89,7 @@ def _run(arguments: argparse.Namespace) -> int:
     at = arguments.event_time if arguments.event_time is not None else now()
     given = fields_of(arguments)
     metadata, users = given.pop("metadata"), given.pop("event_metadata")
-    settings, *_ = Fields(given, None, None).settle(args=(), kwargs={}, outer=outer(), surroundings=Surroundings())
+    settings, *_ = Fields(given, None, None).settle(args=(), kwargs={}, outer=None, surroundings=Surroundings())
     if settings.silent:
         switch = "disabled" if settings.disabled else "dry_run"
         say_once(f"ld-deploy: nothing is told: {switch} is on (from {settings.sources[switch]}).")
