@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import os
 import threading
 from collections.abc import Collection
@@ -10,6 +9,7 @@ from contextlib import suppress
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from ld_deploy_hooks._clock import monotonic
+from ld_deploy_hooks._exit import at_exit
 from ld_deploy_hooks._future import Future
 from ld_deploy_hooks._log import say_fault, say_once
 from ld_deploy_hooks._records import Identity
@@ -100,7 +100,7 @@ class Registry(Generic[R]):
         self._ends: list[End] = []
         # Those who keep events in memory, the outbox being out of use.
         self._in_memory: set[Reporter] = set()
-        atexit.register(self._at_exit)
+        at_exit(self._at_exit)
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._after_fork_in_child)
 

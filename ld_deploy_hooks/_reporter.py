@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import dataclasses
 import os
 import sys
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from ld_deploy_hooks._clock import monotonic
 from ld_deploy_hooks._door import deployhooks_folder
 from ld_deploy_hooks._errors import OutboxError
+from ld_deploy_hooks._exit import at_exit, watch_exit
 from ld_deploy_hooks._forking import was_waited_for
 from ld_deploy_hooks._future import Future
 from ld_deploy_hooks._log import internal_fault, logger
@@ -153,6 +153,7 @@ def reporter_for(settings: Settings) -> Recorder:
     )
     with _lock:
         if key not in _reporters:
+            watch_exit()
             _reporters[key] = Recorder(settings, plugins, _store_for(settings))
         return _reporters[key]
 
@@ -326,6 +327,6 @@ def _after_fork_in_child() -> None:
     _plugins.clear()
 
 
-atexit.register(_at_exit)
+at_exit(_at_exit)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -165,3 +165,49 @@ def test_a_worker_tells_what_its_parent_has_ended_long_ago(deploys: Deploys, ser
     deploys.next_run()
     # A worker ends by os._exit(): what it had sent it may not have noted.
     assert told(server.events) == {"v1": ["started", "finished"] * 2}
+
+
+CHILD = """
+import multiprocessing
+
+def deploys(kind):
+    with deployment("billing", version=kind) as d:
+        d.custom(step=1)
+
+def is_in_the_middle(kind):
+    global d
+    d = deployment("billing", version=kind).__enter__()
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context(sys.argv[1])
+    child = context.Process(target=globals()[sys.argv[2]], args=("v1",))
+    child.start()
+    child.join()
+    print(child.exitcode)
+    leave(3)
+"""
+
+
+@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+@pytest.mark.parametrize("target", ["deploys", "is_in_the_middle"])
+def test_a_child_of_multiprocessing_ends_as_any_process(
+    deploys: Deploys, server: FaultServer, method: str, target: str
+) -> None:
+    server.heal(answer(delay=0.1))
+    ended = deploys.run(CHILD, method, target)
+    assert (ended.status, ended.stdout, ended.stderr) == (3, "0\n", "")
+    # Nobody else has sent anything: the parent tells no deployment.
+    assert told(server.events) == {
+        "v1": ["started", "custom", "finished"] if target == "deploys" else ["started", "failed"]
+    }
+    deploys.next_run()
+    assert repeats(server.events) == 0
+
+
+@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+def test_a_child_of_multiprocessing_says_what_waits(deploys: Deploys, server: FaultServer, method: str) -> None:
+    server.heal(answer(503))
+    ended = deploys.run(CHILD, method, "deploys")
+    assert (ended.status, ended.stdout) == (3, "0\n")
+    assert len(ended.lines) == 1
+    assert "3 event(s) wait in" in ended.stderr
