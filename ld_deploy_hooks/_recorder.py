@@ -138,7 +138,9 @@ class Recorder:
         def command(box: Outbox) -> bool:
             event, record = end()
             made[:] = [record]
-            return deployment_id in self._begun and step._replace(event=event).record(box)
+            ending = step._replace(event=event)
+            self._spare.becomes(step, ending)
+            return deployment_id in self._begun and ending.record(box)
 
         def tell(recorded: bool) -> None:
             if recorded and made[0].state == "finished":
@@ -281,22 +283,30 @@ class Recorder:
                     f"{error} This run's events are sent straight from memory; what cannot be sent by its end is left "
                     "to the next run, if anything can be written beside the outbox."
                 )
-            try:
-                self._spare.journal()
-            except RuntimeError:
-                # No thread can be started any more.
-                settle(done)
-                return
             in_memory()
 
         def in_memory() -> None:
             self._spare.takes(step)
-            self._spare.journal().writer.submit(command).add_done_callback(settle_there)
+            self.rest.not_on_disk.pop(id(durable), None)
+            try:
+                journal = self._spare.journal_for(step)
+            except (OutboxError, RuntimeError) as error:
+                nowhere(error)
+                return
+            journal.writer.submit(command).add_done_callback(settle_there)
 
         def settle_there(done: Future[T]) -> None:
-            if done.exception() is not None or done.result() is False:
+            error = done.exception()
+            if isinstance(error, OutboxError):
+                nowhere(error)
+                return
+            if error is not None or done.result() is False:
                 self._spare.forget(step)
             settle(done)
+
+        def nowhere(error: Exception) -> None:
+            self._spare.refuses(step)
+            durable.set_exception(error)
 
         if step.begins:
             # What was wrong with the outbox may be mended since.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from pathlib import Path
 
 from ld_deploy_hooks._clock import monotonic
@@ -16,10 +15,8 @@ from ld_deploy_hooks._store import Store
 
 __all__ = ["Rest"]
 
-# Seconds for each question, when the time for all of them is over.
+# Seconds for the question, when the time for it is over.
 _LEAST = 0.02
-# Seconds that memory has to say what waits in it, when the process dies of a signal.
-_LEAVING = 0.1
 
 
 class Rest:
@@ -41,10 +38,7 @@ class Rest:
 
     def leave_undone(self) -> None:
         """Leave to the next run what is in memory or not on disk yet; takes no lock that others hold."""
-        waiting: list[Step] = []
-        with suppress(TimeoutError, OutboxError):
-            waiting = self._spare.waiting(self._store.owner_id, _LEAVING)
-        self._leave([*waiting, *self.not_on_disk.values()])
+        self._leave([*self._spare.waiting(), *self.not_on_disk.values()])
 
     def _leave(self, steps: list[Step]) -> Path | None:
         # What the outbox has not been told of yet would be sent again.
@@ -78,10 +72,8 @@ class Rest:
         except OutboxError as error:
             if not self._spare:
                 lines.append(str(error))
-        with suppress(TimeoutError, OutboxError):
-            waiting = self._spare.waiting(self._store.owner_id, max(deadline - monotonic(), _LEAST))
-            if waiting:
-                lines.append(self._not_from_memory(waiting, final=final))
+        if waiting := self._spare.waiting():
+            lines.append(self._not_from_memory(waiting, final=final))
         return " ".join(lines) or None
 
     def _not_from_memory(self, waiting: list[Step], *, final: bool) -> str:
@@ -108,6 +100,8 @@ class Rest:
         return f"{busy} The last {len(steps)} event(s) of this run are in {path}; the next deployment sends them."
 
     def _why(self) -> str:
+        if self._spare.is_full:
+            return "there was no memory for them either"
         if self._sender is not None:
             if self._sender.stopped:
                 return "sending was stopped, as was said above"

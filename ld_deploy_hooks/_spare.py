@@ -6,9 +6,10 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from ld_deploy_hooks._errors import OutboxError
 from ld_deploy_hooks._journal import Journal
 from ld_deploy_hooks._left import Step
-from ld_deploy_hooks._records import DeploymentEvent, EventType, Identity
+from ld_deploy_hooks._records import EventType, Identity
 from ld_deploy_hooks._store import Store
 
 if TYPE_CHECKING:
@@ -46,24 +47,34 @@ class Spare:
         # Those of which something is here: what follows goes here too, and not past it.
         self._identities: set[Identity] = set()
         # What is not settled yet, by eventId.
-        self._waiting: dict[str, Identity] = {}
+        self._waiting: dict[str, Step] = {}
+        # Those of which something could not be taken: what follows may not overtake it.
+        self._refused: set[Identity] = set()
         # The open deployments whose start is here, by id; and how those ended whose start is elsewhere.
         self._started: dict[str, Identity] = {}
         self._ends: dict[str, str] = {}
 
     def __bool__(self) -> bool:
         """Whether it was ever needed."""
-        return self._journal is not None
+        return bool(self._journal or self._refused)
 
     def __contains__(self, identity: Identity) -> bool:
         return identity in self._identities
 
-    def journal(self) -> Journal:
-        """Return its journal.
+    @property
+    def is_full(self) -> bool:
+        """Whether memory could not take something either."""
+        return bool(self._refused)
+
+    def journal_for(self, step: Step) -> Journal:
+        """Return the journal that ``step`` is to be recorded in.
 
         Raises:
+            OutboxError: what came before it could not be recorded.
             RuntimeError: no thread can be started any more.
         """
+        if step.event.identity in self._refused:
+            raise OutboxError("Memory could not take what came before it.", path="")
         with self._lock:
             if self._journal is None:
                 self._store = Store(None)
@@ -75,7 +86,7 @@ class Spare:
         """Note that ``step`` comes here, and with that all that follows of the same identity, until it starts anew."""
         identity, kind = step.event.identity, step.event.event_type
         self._identities.add(identity)
-        self._waiting[str(step.event.event_id)] = identity
+        self._waiting[str(step.event.event_id)] = step
         if step.deployment_id is None:
             return
         if kind is EventType.STARTED:
@@ -88,35 +99,32 @@ class Spare:
     def lets_go(self, step: Step) -> None:
         """Let ``step``, which begins something new, and what follows it go to the outbox, if nothing of it is here."""
         identity = step.event.identity
-        if identity not in [*self._waiting.values(), *self._started.values()]:
+        if identity not in [*(one.event.identity for one in self._waiting.values()), *self._started.values()]:
             self._identities.discard(identity)
+            self._refused.discard(identity)
 
     def forget(self, step: Step) -> None:
         """Note that ``step`` was not recorded here after all."""
         self._waiting.pop(str(step.event.event_id), None)
+
+    def refuses(self, step: Step) -> None:
+        """Note that ``step``, and what follows it, can only be left to the next run."""
+        self._refused.add(step.event.identity)
+
+    def becomes(self, step: Step, other: Step) -> None:
+        """Note that ``other`` is recorded in the place of ``step``, if that is here."""
+        if self._waiting.pop(str(step.event.event_id), None) is not None:
+            self._waiting[str(other.event.event_id)] = other
 
     def _is_settled(self, item: Claimed) -> None:
         self._waiting.pop(item.event_id, None)
         if item.deployment_id in self._ends and EventType(item.event_type).is_end:
             self._ended(item.deployment_id, self._ends.pop(item.deployment_id))
 
-    def waiting(self, owner: str, timeout: float) -> list[Step]:
-        """Return what has not been delivered from here, in its order.
-
-        Args:
-            owner: the process that it belongs to.
-            timeout: in seconds.
-
-        Raises:
-            TimeoutError: it took longer.
-        """
-        if self._journal is None:
-            return []
-        events = self._journal.writer.submit(lambda box: box.waiting(self._base_uri)).result(timeout)
-        return [
-            Step(deployment_id, self._base_uri, owner, DeploymentEvent.from_json(payload))
-            for deployment_id, payload in events
-        ]
+    def waiting(self) -> list[Step]:
+        """Return what has not been delivered from here, in its order; takes no lock that others hold."""
+        sent = self._journal.sent if self._journal is not None else []
+        return [step for event_id, step in list(self._waiting.items()) if event_id not in sent]
 
     def close(self, timeout: float) -> None:
         """Forget everything; waits at most ``timeout`` seconds for its thread."""

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sqlite3
+import textwrap
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -375,3 +376,48 @@ def test_what_is_left_waits_for_no_disk(deploys: Deploys, server: FaultServer) -
     assert (ended.status, ended.lingered < 2 + 1.5) == (0, True)
     deploys.next_run()
     assert told(server.events)["v1"] == ["started", "finished"]
+
+
+# A real limit of SQLite's own, for the whole process; it cannot be lifted again.
+LIMITS = """
+import contextlib, sqlite3
+def limit():
+    with contextlib.suppress(MemoryError):
+        sqlite3.connect(":memory:").execute("PRAGMA hard_heap_limit = 1")
+"""
+MEMORY_ENDS = {
+    "from the beginning": """
+        limit()
+        with deployment("billing", version="v1") as d:
+            d.custom(step=1)
+        leave(3)
+    """,
+    "in the middle": """
+        with deployment("billing", version="v1") as d:
+            limit()
+            d.custom(step=1)
+        leave(3)
+    """,
+    "before a signal": """
+        with deployment("billing", version="v1") as d:
+            limit()
+            d.custom(step=1)
+            mark()
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+    """,
+}
+
+
+@pytest.mark.parametrize("when", MEMORY_ENDS)
+def test_what_there_is_no_memory_for_is_left(deploys: Deploys, server: FaultServer, when: str) -> None:
+    ended = deploys.run(LIMITS + textwrap.dedent(MEMORY_ENDS[when]))
+    assert ended.status == (-signal.SIGTERM if when == "before a signal" else 3)
+    assert "there is no memory left for it (SQLITE_NOMEM). Raise the limit of memory." in ended.stderr
+    if when != "before a signal":
+        why = "could not be delivered: there was no memory for them either"
+        assert f"event(s) of this run {why}. They are in {left(deploys)}" in ended.stderr
+    deploys.next_run()
+    end = "failed" if when == "before a signal" else "finished"
+    assert told(server.events) == {"v1": ["started", "custom", end]}
+    assert repeats(server.events) == 0

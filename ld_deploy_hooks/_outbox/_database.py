@@ -38,6 +38,9 @@ _PAUSE = 10
 # Who only looks has no need to know it all.
 _BUSY_LOOKING = 1_000
 
+# What SQLite answers with; MemoryError in the place of an error of its own.
+_FAULTS = (sqlite3.Error, MemoryError)
+
 # Python 3.10 knows the texts of SQLite's errors only (`sqlite3_errstr` and a few of its own).
 _NAMES = {
     "attempt to write a readonly database": "SQLITE_READONLY",
@@ -154,7 +157,7 @@ class Database:
         try:
             cursor = connection.execute(sql, parameters)
             return cursor.fetchall(), cursor.rowcount
-        except sqlite3.Error as error:
+        except _FAULTS as error:
             raise self._fault(error) from None
 
     def _usable(self) -> sqlite3.Connection:
@@ -180,9 +183,9 @@ class Database:
             if connection.in_transaction:
                 for statement in statements:
                     connection.execute(statement)
-        except sqlite3.Error:
+        except _FAULTS:
             # A part that cannot be undone alone: no half of it may be committed.
-            with suppress(sqlite3.Error):
+            with suppress(*_FAULTS):
                 connection.execute("ROLLBACK")
 
     # -- opening ------------------------------------------------------------------------------------------------------
@@ -202,7 +205,7 @@ class Database:
                 except _Damaged:
                     self.set_aside = set_aside(self._path)
                 return self._connect_file(self._path)
-        except sqlite3.Error as error:
+        except _FAULTS as error:
             raise refusal(self._path, _name(error)) from None
         except OSError as error:
             raise refusal(self._path, os_error_name(error)) from None
@@ -297,7 +300,7 @@ class Database:
 
     # -- faults -------------------------------------------------------------------------------------------------------
 
-    def _fault(self, error: sqlite3.Error) -> OutboxError:
+    def _fault(self, error: Exception) -> OutboxError:
         name = _name(error)
         if self._path is None or self._read_only or not _is_damage(name):
             return refusal(self._path, name)
@@ -339,9 +342,11 @@ def _is_damage(name: str) -> bool:
     return name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB"))
 
 
-def _name(error: sqlite3.Error) -> str:
+def _name(error: Exception) -> str:
     """Return SQLite's name of an error; its type's where there is none, never its text."""
     name = getattr(error, "sqlite_errorname", None) or _NAMES.get(str(error))
+    if isinstance(error, MemoryError):
+        name = "SQLITE_NOMEM"
     if name is None and isinstance(error, sqlite3.IntegrityError):
         name = "SQLITE_CONSTRAINT"
     if name is None and str(error).startswith("malformed database schema"):

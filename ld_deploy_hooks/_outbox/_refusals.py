@@ -35,6 +35,7 @@ _REASONS: dict[str, tuple[str, str | None]] = {
     "FULL": ("the disk is full", _MAKE_ROOM),
     "IOERR": ("the disk answers with an error", f"Look at the system's log, or {ELSEWHERE}"),
     "LOCKED": _LOCKED,
+    "NOMEM": ("there is no memory left for it", "Raise the limit of memory"),
     "PROTOCOL": _LOCKED,
     "READONLY": ("it cannot be written", None),
     "EACCES": ("permission denied", None),

@@ -120,13 +120,6 @@ class Outbox(Queue):
             open=count("deployments", "open"),
         )
 
-    def waiting(self, base_uri: str) -> list[tuple[str | None, str]]:
-        """Return deployment (None: a lone event) and payload of all that waits for a service, in its order."""
-        rows = self._database.rows(
-            "SELECT deployment_id, payload FROM events WHERE state = 'waiting' AND base_uri = ? ORDER BY id", base_uri
-        )
-        return [(deployment_id, payload) for deployment_id, payload in rows]
-
     def waiting_elsewhere(self, base_uri: str) -> dict[str, int]:
         """Return how many events wait for each other service than ``base_uri``."""
         rows = self._database.rows("SELECT base_uri, count(*) FROM events WHERE state = 'waiting' GROUP BY base_uri")
