@@ -211,3 +211,37 @@ def test_a_child_of_multiprocessing_says_what_waits(deploys: Deploys, server: Fa
     assert (ended.status, ended.stdout) == (3, "0\n")
     assert len(ended.lines) == 1
     assert "3 event(s) wait in" in ended.stderr
+
+
+IN_ANOTHER = """
+import sys
+
+try:
+    import _interpreters as interpreters
+except ImportError:
+    import _xxsubinterpreters as interpreters
+
+run = getattr(interpreters, "exec", None) or interpreters.run_string
+first = interpreters.create()
+failed = run(first, '''
+import threading
+from ld_deploy_hooks import deployment, flush
+for _ in range(2):
+    with deployment("billing", version="v1") as d:
+        d.custom(step=1)
+        print(d.state, flush=True)
+print(flush(), threading.active_count(), flush=True)
+''')
+assert not failed, failed
+interpreters.destroy(first)
+leave(3)
+"""
+
+
+def test_a_subinterpreter_tells_nothing_and_says_so(deploys: Deploys, server: FaultServer) -> None:
+    ended = deploys.run(IN_ANOTHER)
+    assert (ended.status, ended.stdout) == (3, "started\nstarted\nTrue 1\n")
+    assert len(ended.lines) == 1
+    assert ended.stderr.startswith("This is not the main interpreter of its process: this deployment is not told")
+    assert server.posts == 0
+    assert not deploys.outbox.exists()

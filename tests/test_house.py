@@ -97,6 +97,9 @@ DOORS_UP = {("_door", "host_room"): {"invoke", "fabric"}, ("_door", "configurati
 
 # What comes from outside lives in one room each.
 LIBRARIES = {
+    # Python's own: under the one name up to 3.12, under the other since.
+    "_interpreters": {"_settings"},
+    "_xxsubinterpreters": {"_settings"},
     "fabric": {"fabric"},
     "invoke": {"invoke", "fabric"},
     "opentelemetry": {"plugins.opentelemetry"},

@@ -11,7 +11,8 @@ What is wrong is a :class:`Problem`. Only :func:`require` and :func:`check_argum
 from __future__ import annotations
 
 from ld_deploy_hooks._settings._checks import Problem
-from ld_deploy_hooks._settings._resolving import REQUIRED, VARIABLES, Settings, check_argument_types, require, resolve
+from ld_deploy_hooks._settings._resolving import Settings, require, resolve
+from ld_deploy_hooks._settings._table import REQUIRED, VARIABLES, check_argument_types
 from ld_deploy_hooks._settings._values import Secret, is_loopback
 
 __all__ = [

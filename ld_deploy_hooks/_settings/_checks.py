@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -53,6 +54,31 @@ _ADDED = "/api/v2"
 
 def new_problem(name: str, source: str, wrong: str, then: str, instead: str, *, fault: bool = True) -> Problem:
     return Problem(name, f"{name} ({source}) {wrong}: {then}; {instead}", fault)
+
+
+def check_interpreter() -> Problem | None:
+    """Return what is wrong with telling from here, if this is not the main interpreter of its process.
+
+    Signals cannot be handled in any other, and from Python 3.12 on most have no daemon threads; where there are some,
+    as of 3.10 and 3.11, the end of the interpreter aborts the process.
+    """
+    if hasattr(sys.modules.get("__main__"), "__file__"):
+        # Only a script has one, and that runs in the main interpreter; what follows takes a third of a millisecond.
+        return None
+    try:
+        if sys.version_info >= (3, 13):
+            import _interpreters as interpreters
+        else:
+            # No type stubs know it.
+            import _xxsubinterpreters as interpreters  # type: ignore[import-not-found]
+    except ImportError:
+        # A Python that has no others.
+        return None
+    if interpreters.get_current() == interpreters.get_main():
+        return None
+    then = f"{UNTOLD}, as signals and threads cannot be used for it there"
+    message = f"This is not the main interpreter of its process: {then}; deploy in a process of its own"
+    return Problem("disabled", message, fault=True)
 
 
 def check_base_uri(values: dict[str, Any], sources: Mapping[str, str]) -> Iterator[Problem]:

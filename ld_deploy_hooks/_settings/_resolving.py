@@ -1,4 +1,4 @@
-"""Which source wins: every field's table, the sources one after the other, and the settings that come out."""
+"""Which source wins: the sources one after the other, and the settings that come out."""
 
 from __future__ import annotations
 
@@ -7,43 +7,25 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 from ld_deploy_hooks._errors import SettingsError
 from ld_deploy_hooks._pyproject import find_table
-from ld_deploy_hooks._records import APPLICATION_KINDS
 from ld_deploy_hooks._settings._checks import (
-    DEFAULT,
     IN_TESTS,
-    LAUNCHDARKLY,
-    UNTOLD,
-    WAITING,
     Problem,
     check_base_uri,
     check_flush_timeout,
+    check_interpreter,
     check_outbox,
     check_token,
     check_version,
     new_problem,
     not_for_tests,
 )
-from ld_deploy_hooks._settings._values import (
-    UNUSABLE_URI,
-    WORDS,
-    Secret,
-    Unusable,
-    read_header,
-    read_kind,
-    read_names,
-    read_path,
-    read_seconds,
-    read_switch,
-    read_text,
-    read_token,
-)
+from ld_deploy_hooks._settings._table import FIELDS, REQUIRED, VARIABLES, missing, nearest
+from ld_deploy_hooks._settings._values import WORDS, Secret, Unusable, read_text
 from ld_deploy_hooks._testrun import LOOPBACK, VARIABLE, Recording, reason_to_hold
-
-REQUIRED = ("project_key", "environment_key", "application_key", "version")
 
 _IN_PYPROJECT = (*REQUIRED, "application_name", "application_kind", "version_name", "strict")
 _KEYS_OF_OTHER_ROOMS = ("tasks", "metadata", "event_metadata", "pre_and_post")
@@ -108,81 +90,6 @@ def require(settings: Settings) -> None:
             raise SettingsError(problem.message, field=problem.field)
 
 
-class _Field(NamedTuple):
-    """How a field is read. ``then`` and ``otherwise``: what follows where it was set and cannot be used."""
-
-    variable: str
-    read: Callable[[object], object]
-    then: str
-    types: tuple[type, ...] = (str,)
-    default: object = None
-    otherwise: object = None
-
-
-_LEFT_OUT = "it is left out"
-_ON = "it counts as on, nothing is sent"
-_LONELY = "no plugin is loaded by itself"
-
-_FIELDS: Mapping[str, _Field] = {
-    "access_token": _Field("LD_ACCESS_TOKEN", read_token, WAITING, (str, Secret)),
-    "base_uri": _Field("LD_BASE_URI", read_text, WAITING, default=LAUNCHDARKLY, otherwise=UNUSABLE_URI),
-    "project_key": _Field("LD_PROJECT", read_text, UNTOLD),
-    "environment_key": _Field("LD_ENVIRONMENT", read_text, UNTOLD),
-    "application_key": _Field("LD_DEPLOY_APPLICATION_KEY", read_text, UNTOLD),
-    "version": _Field("LD_DEPLOY_VERSION", read_text, UNTOLD),
-    "application_name": _Field("LD_DEPLOY_APPLICATION_NAME", read_text, _LEFT_OUT),
-    "application_kind": _Field("LD_DEPLOY_APPLICATION_KIND", read_kind, _LEFT_OUT),
-    "version_name": _Field("LD_DEPLOY_VERSION_NAME", read_text, _LEFT_OUT),
-    "api_version": _Field("LD_DEPLOY_API_VERSION", read_header, DEFAULT, default="beta"),
-    "outbox": _Field("LD_DEPLOY_OUTBOX", read_path, DEFAULT, (str, os.PathLike)),
-    "flush_timeout": _Field("LD_DEPLOY_FLUSH_TIMEOUT", read_seconds, DEFAULT, (int, float)),
-    "strict": _Field("LD_DEPLOY_STRICT", read_switch, "it counts as off", (bool,), False, False),
-    "disabled": _Field("LD_DEPLOY_DISABLED", read_switch, _ON, (bool,), False, True),
-    "dry_run": _Field("LD_DEPLOY_DRY_RUN", read_switch, _ON, (bool,), False, True),
-    "plugins": _Field("LD_DEPLOY_PLUGINS", read_names, "none is loaded or blocked by name", (str, list, tuple), ()),
-    "plugin_autoload": _Field("LD_DEPLOY_DISABLE_PLUGIN_AUTOLOAD", read_switch, _LONELY, (bool,), True, False),
-}
-
-VARIABLES: Mapping[str, str] = MappingProxyType({name: field.variable for name, field in _FIELDS.items()})
-
-
-def check_argument_types(**fields: object) -> None:
-    """Check what was written in code, where it was written; None means not set.
-
-    Raises:
-        TypeError: a value is of a wrong type, or a keyword is no setting.
-        ValueError: ``application_kind`` is none of LaunchDarkly's.
-    """
-    for name, value in fields.items():
-        if name not in _FIELDS:
-            raise TypeError(f"{name!r} is no setting: {_nearest(name)}")
-        types = _FIELDS[name].types
-        if value is None:
-            continue
-        if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
-            wanted = " or ".join(kind.__name__ for kind in types)
-            raise TypeError(f"{name} must be of type {wanted}, not {type(value).__name__}")
-        if isinstance(value, (list, tuple)) and not all(isinstance(item, str) for item in value):
-            raise TypeError(f"{name} must hold names, each of type str")
-        if name == "application_kind" and value not in APPLICATION_KINDS:
-            raise ValueError(f"application_kind must be one of {', '.join(APPLICATION_KINDS)}, not {value!r}")
-
-
-def _nearest(name: object) -> str:
-    import difflib
-
-    near = difflib.get_close_matches(str(name), _FIELDS, n=1)
-    return f"did you mean {near[0]}?" if near else f"what can be set is {', '.join(_FIELDS)}"
-
-
-def _missing(name: str) -> Problem:
-    ways = (
-        f"{name}=... in code, {VARIABLES[name]} in the environment, {name} under ld_deploy_hooks: in invoke.yaml or "
-        f"fabric.yaml, {name} under [tool.ld-deploy-hooks] in pyproject.toml, or a plugin's ld_deploy_provide_defaults"
-    )
-    return Problem(name, f"{name} is not set: {UNTOLD}; set it by one of {ways}", fault=True, missing=True)
-
-
 def _one_line(problem: Problem, token: Secret | None) -> Problem:
     """Return ``problem`` as a line that any stream can print, without the token, wherever that came in from."""
     message = problem.message if token is None else problem.message.replace(token.reveal(), "****")
@@ -207,10 +114,10 @@ class _Gathering:
         for name, value in values.items():
             if value is None or name in self.found:
                 continue
-            field = _FIELDS.get(name)
+            field = FIELDS.get(name)
             try:
                 if field is None:
-                    raise Unusable("is no setting", _nearest(name))
+                    raise Unusable("is no setting", nearest(name))
                 if plugin is not None and name in ("plugins", "plugin_autoload"):
                     raise Unusable("comes when plugins are loaded already", f"set {field.variable}")
                 self.found[name] = field.read(value), source
@@ -245,7 +152,7 @@ class _Gathering:
         for unread in project.unread:
             self.problems.append(Problem("pyproject.toml", f"{unread.path} {unread.why}", unread.fault))
         source = str(project.path)
-        refused = [name for name in project.table if name in _FIELDS and name not in _IN_PYPROJECT]
+        refused = [name for name in project.table if name in FIELDS and name not in _IN_PYPROJECT]
         for name in refused:
             wrong = "is refused, as pyproject.toml is found by walking up from wherever the deploy was started"
             then = "it may not decide where the token goes or what code runs"
@@ -255,8 +162,8 @@ class _Gathering:
 
     def settings(self, environ: Mapping[str, str], start: Path | None, *, complete: bool) -> Settings:
         """Return the settings so far; only complete ones tell what is missing."""
-        values: dict[str, Any] = {name: field.default for name, field in _FIELDS.items()}
-        sources = dict.fromkeys(_FIELDS, "default")
+        values: dict[str, Any] = {name: field.default for name, field in FIELDS.items()}
+        sources = dict.fromkeys(FIELDS, "default")
         for name, (value, source) in self.found.items():
             if value is not None:
                 values[name], sources[name] = value, source
@@ -271,7 +178,7 @@ class _Gathering:
         unusable = self.unusable.union(problem.field for problem in checked if problem.fault)
         problems = [*self.problems, *checked]
         if complete and not values["dry_run"]:
-            problems += [_missing(name) for name in REQUIRED if values[name] is None and name not in unusable]
+            problems += [missing(name) for name in REQUIRED if values[name] is None and name not in unusable]
         if values["disabled"]:  # the emergency switch: nothing else matters, least of all to strict
             problems = [problem for problem in problems if problem.field in _SWITCHES]
         return Settings(
@@ -329,6 +236,9 @@ def resolve(
     may_tell = hold is not None and environ.get(VARIABLE) == LOOPBACK
     if hold is not None and not may_tell:
         gathering.found["disabled"] = (True, hold)
+    if hold is None and recording is None and (elsewhere := check_interpreter()) is not None:
+        gathering.problems.append(elsewhere)
+        gathering.found["disabled"] = (True, "a subinterpreter")
     gathering.take("argument", arguments or {})
     gathering.take("outer deployment", outer or {})
     gathering.take_environment(environ)
