@@ -362,6 +362,23 @@ def test_one_deployment_for_all_hosts(project: Fab, line: str, status: int, told
     assert not any(b"hunter2" in request.body for request in project.server.requests)
 
 
+FAB_OF_ONES_OWN = """
+    import sys
+    from fabric import Config, Executor
+    from fabric.main import Fab
+    program = Fab(name="tool", executor_class=Executor, config_class=Config)
+    program.run(["tool", *sys.argv[1:]])
+    """
+
+
+def test_a_fab_of_ones_own_tells_one_deployment_for_all_hosts(project: Fab, hosts: SSHHosts) -> None:
+    project.write(tool_py=FAB_OF_ONES_OWN)
+    line = ("--ssh-config", str(hosts.config), "-H", "web1,web2", "deploy")
+    ran = project.run("python", "tool.py", *line)
+    assert (ran.status, ran.err) == (0, "")
+    assert ran.told == project.run("fab", *line).told != []
+
+
 def test_the_ssh_configuration_is_read_once(project: Fab) -> None:
     """Fabric's own way to copy a configuration reads it again, and then offers every key once more."""
     assert project.fab("-H web1,web2 keys keys").status == 0

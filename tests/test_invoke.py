@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -588,8 +589,42 @@ def test_a_program_of_ones_own(project: Project, name: str, grouped: bool) -> No
     )
     ran = project.run("python", "program.py", "deploy")
     lines = ran.out.splitlines()
-    assert (ran.status, ran.err, lines[-2:]) == (0, "", [f"inside {grouped}", "deploy"])
+    assert (ran.status, lines[-2:]) == (0, [f"inside {grouped}", "deploy"])
     assert "mine" in lines
+    assert grouped == (ran.err == "")
+    assert grouped or "Derive it from invoke.Executor and ld_deploy_hooks.invoke.Deploying." in ran.err
+    assert ran.told == TOLD
+
+
+# Made after its tasks were decorated.
+HOLDS = """
+    from invoke import Collection, Program
+    import tasks
+    program = Program(name="tool", namespace=Collection.from_module(tasks))
+    {more}
+    program.run()
+    """
+
+
+def test_a_program_of_ones_own_that_loads_its_tasks_tells_one_deployment(project: Project) -> None:
+    project.write(tasks_py=GROUPED, tool_py="from invoke import Program\nProgram(name='tool').run()")
+    ran = project.run("python", "tool.py", "deploy")
+    assert (ran.status, ran.out, ran.err) == (0, "inside True\ndeploy\n", "")
+    assert ran.told == TOLD
+
+
+@pytest.mark.parametrize(
+    ("more", "inside", "lines"),
+    [("", False, 1), ("import ld_deploy_hooks.invoke; ld_deploy_hooks.invoke.install(program)", True, 0)],
+)
+def test_a_program_that_is_made_after_its_tasks_needs_install_and_says_so(
+    project: Project, more: str, inside: bool, lines: int
+) -> None:
+    project.write(tasks_py=GROUPED, tool_py=textwrap.dedent(HOLDS).format(more=more))
+    ran = project.run("python", "tool.py", "deploy")
+    assert (ran.status, ran.out, len(ran.err.splitlines())) == (0, f"inside {inside}\ndeploy\n", lines)
+    if lines:
+        assert "Call ld_deploy_hooks.invoke.install(program) before program.run()." in ran.err
     assert ran.told == TOLD
 
 

@@ -25,9 +25,10 @@ _RUNS = (Executor.execute.__code__, Program.run.__code__)
 
 
 def programs() -> list[Any]:
-    """Return the programs ``inv`` and ``fab``, as far as they are loaded."""
+    """Return the programs ``inv`` and ``fab``, as far as they are loaded, and one that loads tasks in this thread."""
     modules = (sys.modules.get(name) for name in ("invoke.main", "fabric.main"))
-    return [program for module in modules if (program := getattr(module, "program", None)) is not None]
+    loaded = (getattr(module, "program", None) for module in modules)
+    return [program for program in (*loaded, _program_from(sys._getframe(1))) if program is not None]
 
 
 def _running() -> Any:
@@ -39,6 +40,15 @@ def _found_from(frame: FrameType | None) -> Any:
     while frame is not None:
         owner = frame.f_locals.get("self") if frame.f_code in _RUNS else None
         if isinstance(getattr(owner, "config", None), DataProxy):
+            return owner
+        frame = frame.f_back
+    return None
+
+
+def _program_from(frame: FrameType | None) -> Program | None:
+    while frame is not None:
+        owner = frame.f_locals.get("self") if frame.f_code is Program.run.__code__ else None
+        if isinstance(owner, Program):
             return owner
         frame = frame.f_back
     return None
@@ -65,14 +75,35 @@ def folder_of_tasks() -> Path | None:
 
 
 def notice_missing_executor() -> None:
-    """Say once that a configuration file names another executor, which leaves ours out."""
+    """Say once that ours is not the executor, where that makes a difference."""
     if at_work:
         return
     config = running_config()
     named = config.tasks.executor_class if config is not None else None
+    program = _program_from(sys._getframe(1))
     if isinstance(named, str):
         say_once(
             f"tasks: executor_class: is {named}, so pre and post tasks and hosts are not told as one deployment: every "
             "call of the task is one. Derive that class from ld_deploy_hooks.invoke.Deploying as well, or set "
             "ld_deploy_hooks.invoke.Executor (ld_deploy_hooks.fabric.Executor under fab) in its place."
         )
+    elif program is not None and _goes_further(program):
+        executor = program.executor_class
+        name = getattr(executor, "__qualname__", type(executor).__qualname__)
+        step = "Derive it from invoke.Executor and ld_deploy_hooks.invoke.Deploying."
+        if isinstance(executor, type) and issubclass(executor, Executor):
+            step = "Call ld_deploy_hooks.invoke.install(program) before program.run()."
+        say_once(
+            f"{name} is the executor of the program {program.name}, so pre and post tasks and hosts are not told as "
+            f"one deployment: every call of the task is one. {step}"
+        )
+
+
+def _goes_further(program: Any) -> bool:
+    """Whether what ``program`` executes is more than one call of each task."""
+    hosts = program.core[0].args.get("hosts")
+    names = [context.name for context in program.tasks] or [program.collection.default]
+    tasks = [program.collection[name] for name in names]
+    return bool(hosts is not None and hosts.value) or any(
+        task.pre or task.post or getattr(task, "hosts", None) for task in tasks
+    )
