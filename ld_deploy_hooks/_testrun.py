@@ -126,7 +126,14 @@ def reason_to_hold(environ: Mapping[str, str] | None) -> str | None:
 
 
 def is_pytests_own() -> bool:
-    """Whether this process was started as ``pytest`` or ``python -m pytest``: it is over when the tests are."""
+    """Whether this process was started as ``pytest`` or ``python -m pytest``, or is a worker of pytest-xdist.
+
+    It is over when the tests are.
+    """
+    # What a worker executes comes over a pipe, and all that its main module has is execnet's, which receives it.
+    serves = getattr(sys.modules.get("__main__"), "serve", None)
+    if "xdist" in sys.modules and getattr(serves, "__module__", None) == "execnet.gateway_base":
+        return True
     program = Path(sys.argv[0]) if getattr(sys, "argv", None) else Path()
     started_as = program.parent if program.name == "__main__.py" else program
     return started_as.name.removesuffix(".exe") in ("pytest", "py.test")

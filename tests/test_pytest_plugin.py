@@ -235,8 +235,8 @@ def test_what_tests_leave_behind_sends_nothing_when_they_are_over(
     if options:
         pytest.importorskip("xdist")
     ways = ["deploy", "deploy_in_a_cleared_environment", "deploy_in_a_child"]
-    if not plugin:  # a child's environment has nothing of pytest's any more, and a worker has nothing else
-        ways = ways[: 1 if options else 2]
+    if not plugin:  # a child's environment has nothing of pytest's any more
+        ways = ways[:2]
     left = LEFT.format(", ".join(ways))
     env = {"LD_DEPLOY_DISABLED": "0"} | ({} if plugin else {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"})
     assert session.run(left, *options, plugin=plugin, **env) == {"passed": 1}
