@@ -161,18 +161,23 @@ def _is_marked(request: pytest.FixtureRequest) -> bool:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Record from the first fixture on, and refuse the marker where there is nothing to send to."""
-    names = getattr(item, "fixturenames", ())
+    """Record from the first fixture on."""
+    if "deployment_events" in getattr(item, "fixturenames", ()) and item.get_closest_marker(_MARKER) is None:
+        recording = ExitStack()
+        _recorded[item] = (recording.enter_context(_recording(item.config)), recording)
+
+
+# Not first: a test that is skipped needs nothing.
+@pytest.hookimpl(specname="pytest_runtest_setup")
+def pytest_runtest_setup_of_marked(item: pytest.Item) -> None:
+    """Refuse the marker where there is nothing to send to."""
     marked = item.get_closest_marker(_MARKER) is not None
-    if marked and "fake_launchdarkly" not in names:
+    if marked and "fake_launchdarkly" not in getattr(item, "fixturenames", ()):
         pytest.fail(
             f"@pytest.mark.{_MARKER} needs the fixture fake_launchdarkly, which the deployments of this test are then "
             "told to: add it to the test's arguments, or by @pytest.mark.usefixtures('fake_launchdarkly').",
             pytrace=False,
         )
-    if "deployment_events" in names and not marked:
-        recording = ExitStack()
-        _recorded[item] = (recording.enter_context(_recording(item.config)), recording)
 
 
 @pytest.hookimpl(wrapper=True)

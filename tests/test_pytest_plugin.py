@@ -586,11 +586,16 @@ class TestUses:
 def test_both(fake_launchdarkly, deployment_events):
     deploy()
 
+@real
+@pytest.mark.skip
+def test_skipped():
+    deploy()
+
 def test_waits_for_what_nobody_sends(fake_launchdarkly):
     deploy()
     fake_launchdarkly.wait_for(timeout=0.1)
 """
-    assert session.run(tests) == {"failed": 1, "passed": 1, "errors": 2}
+    assert session.run(tests) == {"failed": 1, "passed": 1, "errors": 2, "skipped": 1}
     hint = "The deployments of this test are not told to fake_launchdarkly without @pytest.mark.real_deployment_events."
     assert session.output.count(hint) == 1
     assert "@pytest.mark.real_deployment_events needs the fixture fake_launchdarkly" in session.output
