@@ -8,7 +8,7 @@ from typing import Any
 
 from ld_deploy_hooks._log import say_once
 
-__all__ = ["mapped"]
+__all__ = ["is_no_name", "mapped", "no_name"]
 
 
 def mapped(configuration: Mapping[str, Any], names: Iterable[str]) -> Mapping[str, Any] | None:
@@ -30,6 +30,8 @@ def mapped(configuration: Mapping[str, Any], names: Iterable[str]) -> Mapping[st
             "it. Write `deploy: {application_key: billing-service}` under it."
         )
         return None
+    for name in filter(is_no_name, tasks):
+        say_once(f"ld_deploy_hooks: tasks: in the host's configuration: {no_name(name)}")
     spelled = {str(pattern).replace("_", "-"): entry for pattern, entry in tasks.items()}
     wanted = [name.replace("_", "-") for name in names]
     found = next((name for name in wanted if name in spelled), None)
@@ -47,3 +49,16 @@ def mapped(configuration: Mapping[str, Any], names: Iterable[str]) -> Mapping[st
         )
         return None
     return entry
+
+
+def is_no_name(key: object) -> bool:
+    """Whether no task is called by ``key``; a number is taken for its digits."""
+    return isinstance(key, bool) or not isinstance(key, (str, int, float))
+
+
+def no_name(key: object) -> str:
+    """Return what is to be said of such a key."""
+    return (
+        f"{key!r} is the name of no task: YAML takes on, off, yes, no and the like for something else than text. Put "
+        "it in quotes."
+    )

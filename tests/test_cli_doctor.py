@@ -535,6 +535,7 @@ def entries(text: str) -> str:
     ("text", "level", "says"),
     [
         (entries("{deploy: {application_key: web, metadata: {a: b}, pre_and_post: false}, 'release.*': }"), None, ""),
+        (entries("{on: {application_key: web}}"), "fault", "True is the name of no task"),
         (entries("[deploy]"), "fault", "tasks: is no mapping, so no task is a deployment by it"),
         (entries("{deploy: web}"), "fault", "tasks: deploy: is no mapping, so the task is not told"),
         (entries("{deploy: {aplication_key: web}}"), "warning", "aplication_key ("),
@@ -557,6 +558,31 @@ def test_what_the_hosts_configuration_says_of_tasks(deploys: Deploys, text: str,
     assert [found_level for found_level, _, _ in found] == ([level] if level else [])
     assert says in "".join(message for _, _, message in found)
     assert not (deploys.folder / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "more", "level"),
+    [
+        ("{deploy: {version: a}}", {}, "fault"),
+        ("{deploy: }", {}, "fault"),
+        ("{deploy: {application_key: web}}", {}, None),
+        ("{deploy: }, application_key: web", {}, None),
+        ("{deploy: }, plugins: mine", {}, "warning"),
+        ("{deploy: }", {"deployhooks.py": ""}, "warning"),
+        ("{deploy: }", {"tasks.py": "from ld_deploy_hooks import deployment\ndef deploy(c): pass\n"}, "warning"),
+        ("{deploy: }", {"pyproject.toml": "[tool.ld-deploy-hooks]\napplication_key = 'web'\n"}, None),
+    ],
+)
+def test_the_application_of_a_task_that_is_named(
+    deploys: Deploys, text: str, more: dict[str, str], level: str | None
+) -> None:
+    del deploys.env["LD_DEPLOY_APPLICATION_KEY"]
+    for name, content in ({"tasks.py": TASKS, "invoke.yaml": entries(text)} | more).items():
+        (deploys.folder / name).write_text(content)
+    status, found = findings(deploys)
+    assert status == (level == "fault")
+    said = [found_level for found_level, _, message in found if "deploy: application_key is not set" in message]
+    assert said == ([level] if level else [])
 
 
 @pytest.mark.parametrize(

@@ -62,3 +62,11 @@ def test_what_is_no_mapping_is_said(tasks: object, line: str, caplog: pytest.Log
         assert mapped({"tasks": tasks}, ["deploy"]) is None
     assert line in caplog.text
     assert "Write `deploy: {application_key: " in caplog.text
+
+
+@pytest.mark.parametrize("key", [True, False, None])
+def test_a_key_that_yaml_made_no_text_is_said(key: object, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, "ld_deploy_hooks"):
+        assert mapped({"tasks": {key: {}, "deploy": {"version": "1"}}}, ["deploy"]) == {"version": "1"}
+    assert f"{key} is the name of no task" in caplog.text
+    assert "Put it in quotes." in caplog.text

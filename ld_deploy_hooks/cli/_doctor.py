@@ -31,9 +31,9 @@ def add_to(commands: Any) -> None:
         epilog="Exit status: 0 deployments are told; 1 they are not, or only recorded: something is marked as a fault "
         "(no project, environment or token, one that cannot be used, an outbox that cannot be written, disabled or "
         "dry_run on, a host that runs dry, or whose configuration or executor cannot be loaded, tasks that are no "
-        "mapping or that no executor tells; with strict on everything that would raise; with --online a token that is "
-        "refused, or no answer); 2 the command line cannot be used. An application key and a version that "
-        "nobody has set are only noted, since deploy code usually gives them.",
+        "mapping, that have no application or that no executor tells; with strict on everything that would raise; with "
+        "--online a token that is refused, or no answer); 2 the command line cannot be used. Where deploy code may "
+        "give them, an application key and a version that nobody has set are only noted.",
     )
     command.add_argument("--json", action="store_true", help="print one JSON object")
     command.add_argument(

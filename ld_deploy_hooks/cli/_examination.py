@@ -12,6 +12,7 @@ from ld_deploy_hooks._errors import OutboxError
 from ld_deploy_hooks.cli._findings import FAULT, NOTE, WARNING, Finding
 from ld_deploy_hooks.cli._host_files import HostFile, host_files
 from ld_deploy_hooks.cli._lines import caught_lines
+from ld_deploy_hooks.cli._mapped_tasks import RUNS_CODE
 from ld_deploy_hooks.cli._masking import without_keys
 
 if TYPE_CHECKING:
@@ -22,8 +23,6 @@ __all__ = ["Examination", "ask_service", "examine"]
 
 # What deploy code usually says itself, as an argument.
 _SAID_IN_CODE = ("application_key", "version")
-# What a host's configuration may say to the host, which runs the tasks beside it anyway; here nothing of it is run.
-_RUNS_CODE = ("plugins", "plugin_autoload")
 # Characters of a name that the service gives.
 _LONGEST = 120
 
@@ -58,7 +57,7 @@ def examine(folder: Path | None) -> Examination:
         taken = next((file for file in files if file.section), None)
         section = taken.section if taken is not None else {}
         settings = resolve(
-            host={name: value for name, value in section.items() if name not in _RUNS_CODE},
+            host={name: value for name, value in section.items() if name not in RUNS_CODE},
             host_name=str(taken.path) if taken is not None else "",
             defaults=plugins_defaults,
         )
@@ -117,7 +116,7 @@ def _of_what_is_not_taken(files: list[HostFile], taken: HostFile | None) -> Iter
         if file.section and file is not taken and taken is not None:
             message = f"{file.path} has settings too; shown are those of {taken.path}."
             yield Finding(NOTE, "host configuration", message)
-        for name in sorted(set(_RUNS_CODE).intersection(file.section)):
+        for name in sorted(set(RUNS_CODE).intersection(file.section)):
             message = f"{name} of {file.path} counts for its host alone: `ld-deploy plugins` looks at it."
             yield Finding(NOTE, "plugins", message)
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ld_deploy_hooks._mapping import is_no_name, no_name
 from ld_deploy_hooks.cli._findings import FAULT, WARNING, Finding
 
-__all__ = ["of_mapped_tasks"]
+__all__ = ["RUNS_CODE", "of_mapped_tasks"]
+
+# What a host's configuration may say to the host, which runs the tasks beside it anyway; here nothing of it is run.
+RUNS_CODE = ("plugins", "plugin_autoload")
 
 _ABOUT = "host configuration"
 # What deployment() takes in an entry, besides settings.
@@ -34,16 +39,24 @@ def of_mapped_tasks(path: Path, tasks: Path, section: Mapping[str, Any]) -> Iter
         return
     words = _words(tasks)
     for name, entry in entries.items():
+        if is_no_name(name):
+            yield Finding(FAULT, _ABOUT, f"{where} {no_name(name)}")
+            continue
         if words is not None and _is_plain(str(name)) and _spelled(str(name)) not in words:
             message = f"{name} is nowhere in {tasks.name}: if no task is called so, this entry tells nothing."
             yield Finding(WARNING, _ABOUT, f"{where} {message}")
-        if entry is None:
-            continue
+        entry = {} if entry is None else entry
         if not isinstance(entry, Mapping):
             message = f"is no mapping, so the task is not told. Write `{name}: {{application_key: ...}}`."
             yield Finding(FAULT, _ABOUT, f"{where} {name}: {message}")
             continue
         yield from _of_entry(f"{where} {name}", entry)
+        if not _has_application({**section, **entry}):
+            # A decorator may say it, or a plugin that only the host loads.
+            plugins = "plugins" in section or os.path.lexists(tasks.parent / "deployhooks.py")
+            certain = words is not None and "deployment" not in words and not plugins
+            message = "application_key is not set, so the task is not told. Set it there, or LD_DEPLOY_APPLICATION_KEY."
+            yield Finding(FAULT if certain else WARNING, _ABOUT, f"{where} {name}: {message}")
 
 
 def _of_entry(where: str, entry: Mapping[str, Any]) -> Iterator[Finding]:
@@ -59,6 +72,18 @@ def _of_entry(where: str, entry: Mapping[str, Any]) -> Iterator[Finding]:
                 deployment(**{option: entry[option]})
             except TypeError as error:
                 yield Finding(WARNING, _ABOUT, f"{where}: {error}. The options beside it are passed over as well.")
+
+
+def _has_application(section: Mapping[str, Any]) -> bool:
+    from ld_deploy_hooks._reporter import plugins_defaults
+    from ld_deploy_hooks._settings import resolve
+
+    # Of plugins only those that are loaded here anyway.
+    host = {name: value for name, value in section.items() if name not in RUNS_CODE}
+    settings = resolve(host=host, defaults=plugins_defaults)
+    return settings.silent or not any(
+        problem.missing and problem.field == "application_key" for problem in settings.problems
+    )
 
 
 def _words(tasks: Path) -> set[str] | None:
