@@ -151,7 +151,15 @@ class Plugins:
             name: what ``no:NAME`` blocks it by.
             origin: where it came from, in words.
         """
-        if self._manager.is_blocked(name) or self._manager.is_registered(plugin):
+        if self._manager.is_blocked(name):
+            return
+        same = self._manager.get_name(plugin)
+        if same is not None:
+            if self._manager.get_plugin(same) is not plugin:
+                self._tells.say(
+                    f"Plugin {name} ({origin}) is not loaded: it compares equal to {same} ({self._origins[same]}), and "
+                    "pluggy takes the two for one. Make them compare by identity (a dataclass with eq=False)."
+                )
             return
         if self._manager.has_plugin(name):
             self._tells.say(

@@ -372,6 +372,19 @@ def test_a_plugin_that_comes_twice_is_loaded_once(site: Path, make: Make, lines:
     assert lines() == []
 
 
+def test_plugins_that_compare_equal_are_one_and_said(site: Path, make: Make, lines: Lines) -> None:
+    install(site, "dist-a", "first = alike:first", "second = alike:second", module="ea")
+    (site / "alike.py").write_text(
+        "from dataclasses import dataclass\nfrom ld_deploy_hooks import hookimpl\n"
+        "@dataclass\nclass Plugin:\n    where: str = 'here'\n    @hookimpl\n"
+        "    def ld_deploy_started(self, deployment): pass\n"
+        "first, second = Plugin(), Plugin()\n"
+    )
+    assert [plugin.name for plugin in make(autoload=True).plugins()] == ["second"]
+    (line,) = lines()
+    assert "first (entry point first = alike:first of dist-a) is not loaded: it compares equal to second" in line
+
+
 @pytest.mark.parametrize(("name", "again"), [("dist-a", "dist-a"), ("dist-a", "Dist_A"), ("Dist.a", "dist--a")])
 def test_of_a_package_that_is_there_twice_the_first_counts(
     name: str, again: str, site: Path, tmp_path: Path, make: Make, lines: Lines, monkeypatch: pytest.MonkeyPatch
