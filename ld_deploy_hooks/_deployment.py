@@ -141,7 +141,7 @@ class Block:
 
         def settle() -> Settings:
             settings, metadata, plan.event_metadata = self._fields.settle(
-                args=call.args, kwargs=call.kwargs, outer=around, surroundings=call.surroundings
+                args=call.args, kwargs=call.kwargs, names=call.names, outer=around, surroundings=call.surroundings
             )
             plan.metadata.update({**metadata, **plan.metadata})
             return settings

@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from ld_deploy_hooks._door import Surroundings, host_room
+from ld_deploy_hooks._fields import places
 from ld_deploy_hooks._log import internal_fault
 from ld_deploy_hooks._verdicts import Verdict, plain_verdict
 from ld_deploy_hooks._waiting import asyncio_task, wait, wait_async
@@ -56,6 +57,7 @@ class Call:
     Attributes:
         args: positional arguments of the function or task, which callable fields are asked with.
         kwargs: its keyword arguments.
+        names: of the parameters that the positional arguments are for, as far as they have one.
         task: its name; None in a plain ``with``.
         surroundings: what the host says of this place.
         hosts: the hosts that it is going to.
@@ -67,12 +69,14 @@ class Call:
         *,
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] = MappingProxyType({}),
+        names: tuple[str, ...] = (),
         task: str | None = None,
         surroundings: Surroundings,
         function: Callable[..., Any] | None = None,
     ) -> None:
         self.args = args
         self.kwargs = kwargs
+        self.names = names
         self.task = task
         self.surroundings = surroundings
         self.hosts: tuple[str, ...] = ()
@@ -83,12 +87,13 @@ class Call:
         """Return the call of ``function``, its defaults filled in: callable fields see every argument by its place."""
         try:
             more["function"] = inspect.unwrap(function)
-            bound = inspect.signature(function).bind(*args, **kwargs)
+            signature = inspect.signature(function)
+            bound = signature.bind(*args, **kwargs)
         except (TypeError, ValueError):
             # The call itself is about to raise just that, and better.
             return cls(args=args, kwargs=kwargs, **more)
         bound.apply_defaults()
-        return cls(args=bound.args, kwargs=bound.kwargs, **more)
+        return cls(args=bound.args, kwargs=bound.kwargs, names=places(signature), **more)
 
     def is_like(self, other: Call) -> bool:
         """Whether ``other`` calls the same function with the same arguments, its context aside."""

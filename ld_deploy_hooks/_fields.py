@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ld_deploy_hooks._door import Surroundings
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ld_deploy_hooks._records import Identity
     from ld_deploy_hooks._settings import Settings
 
-__all__ = ["Fields"]
+__all__ = ["Fields", "places"]
 
 _NAMES = (
     "application_key",
@@ -80,6 +80,7 @@ class Fields:
         kwargs: Mapping[str, Any],
         outer: tuple[Identity, Settings | None] | None,
         surroundings: Surroundings,
+        names: Sequence[str] = (),
     ) -> tuple[Settings, dict[str, Any], dict[str, Any]]:
         """Ask every callable, look every setting up, and say what is wrong with them.
 
@@ -89,6 +90,7 @@ class Fields:
             outer: the deployment of this process that this one lies in, whose fields come right after the arguments.
                 Without one they come from the nearest process around this one whose deployment is not over.
             surroundings: the host's configuration, and whether it runs dry.
+            names: of the parameters that the positional arguments are for.
 
         Returns:
             The settings, the deploymentMetadata that was asked for, the started event's eventMetadata.
@@ -114,7 +116,7 @@ class Fields:
         faults: list[tuple[str, str]] = []
 
         def ask(name: str, value: Any) -> Any:
-            return _asked(name, value, args, kwargs, faults) if callable(value) else value
+            return _asked(name, value, faults, args, kwargs, names) if callable(value) else value
 
         arguments = {name: ask(name, value) for name, value in self._values.items()}
         metadata, event_metadata = (
@@ -155,13 +157,15 @@ def _is_clear(name: str, value: object) -> bool:
 def _asked(
     name: str,
     value: Callable[..., Any],
+    faults: list[tuple[str, str]],
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
-    faults: list[tuple[str, str]],
+    names: Sequence[str],
 ) -> Any:
     """Return what a callable field answers; None, and a line, if it raises."""
     try:
-        return value(*args, **kwargs) if (args or kwargs) and _takes_arguments(value) else value()
+        given, named = _taken(value, args, kwargs, names)
+        return value(*given, **named)
     except BaseException as error:
         if is_from_outside(error):
             raise
@@ -175,12 +179,34 @@ def _asked(
         return None
 
 
-def _takes_arguments(function: Callable[..., Any]) -> bool:
+def _taken(
+    function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], names: Sequence[str]
+) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+    """Return the arguments that ``function`` is called with: all by their places, or none if it takes none.
+
+    Where it has fewer places, the rest is given by name, for such as ``lambda c, **given: given["tag"]``.
+    """
+    if not args and not kwargs:
+        return (), {}
     try:
-        return bool(inspect.signature(function).parameters)
+        signature = inspect.signature(function)
     except ValueError:
         # Written in C and without a signature.
-        return True
+        return args, kwargs
+    if not signature.parameters:
+        return (), {}
+    at = len(places(signature))
+    if any(parameter.kind is inspect.Parameter.VAR_POSITIONAL for parameter in signature.parameters.values()):
+        return args, kwargs
+    if at < len(args) <= len(names):
+        return args[:at], {**dict(zip(names[at:], args[at:], strict=False)), **kwargs}
+    return args, kwargs
+
+
+def places(signature: inspect.Signature) -> tuple[str, ...]:
+    """Return the names of the parameters that have a place each."""
+    placed = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return tuple(name for name, parameter in signature.parameters.items() if parameter.kind in placed)
 
 
 def _read(name: str, value: Any, faults: list[tuple[str, str]]) -> dict[str, Any]:

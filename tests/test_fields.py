@@ -66,6 +66,27 @@ def test_a_callable_gets_the_functions_own_arguments(told: Told, call: Callable[
     assert {(event["version"], event["environmentKey"]) for event in told.events()} == {(version, "asked-with-none")}
 
 
+@pytest.mark.parametrize(
+    "asks",
+    [
+        lambda **given: f"{given['tag']}-{given['size']}-{given['force']}",
+        lambda tag, **given: f"{tag}-{given['size']}-{given['force']}",
+        lambda *, size, **given: f"{given['tag']}-{size}-{given['force']}",
+        lambda tag, size, force: f"{tag}-{size}-{force}",
+        lambda *given, force: f"{given[0]}-{given[1]}-{force}",
+    ],
+    ids=["all by name", "the first by its place", "one by name", "by their places", "any number of places"],
+)
+def test_a_callable_takes_the_arguments_as_it_likes(told: Told, asks: Callable[..., str]) -> None:
+    @deployment("billing", version=asks)
+    def deploy(tag: str, size: int = 8, *, force: bool = False) -> None:
+        pass
+
+    deploy("v1")
+    deploy(size=9, tag="v2", force=True)
+    assert [event["version"] for event in told.events()] == ["v1-8-False"] * 2 + ["v2-9-True"] * 2
+
+
 def test_it_is_asked_once_when_the_deployment_starts(told: Told) -> None:
     asked = itertools.count()
     block = deployment("billing", version=lambda: f"v{next(asked)}", autostart=False)
