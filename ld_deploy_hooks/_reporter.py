@@ -48,7 +48,7 @@ T = TypeVar("T")
 
 # Seconds that an orderly exit may still take after the flush: for answers to what was sent, and to close the outbox.
 _CLOSING = 0.3
-# Seconds for each of many, when that time is over.
+# Seconds for each of many, when that time is over, and until as much again is.
 _LEAST = 0.02
 
 
@@ -251,11 +251,21 @@ def lines_left(*, final: bool = False) -> list[str]:
     Args:
         final: nothing is sent any more, and what is in memory or not on disk yet is left to the next run.
     """
+    reporters = list(_reporters.values())
     deadline = monotonic() + _CLOSING
-    lines = [
-        reporter.rest.line(max(deadline - monotonic(), _LEAST), final=final) for reporter in list(_reporters.values())
-    ]
-    return [line for line in lines if line is not None]
+    if final:
+        # All at once: many of them may wait for a service that does not answer.
+        for reporter in reporters:
+            reporter.rest.stop(_CLOSING)
+    lines = [reporter.rest.line(_until(deadline), final=final) for reporter in reporters]
+    # Those of several tokens say the same of the same events.
+    return list(dict.fromkeys(line for line in lines if line is not None))
+
+
+def _until(deadline: float) -> float:
+    """Return the seconds until then; a moment for each that comes a little later, as long as they are not many."""
+    late = monotonic() - deadline
+    return -late if late < -_LEAST else _LEAST if late < _CLOSING else 0.0
 
 
 def close_all() -> None:
@@ -269,7 +279,7 @@ def close_all() -> None:
     deadline = monotonic() + _CLOSING
     busy = {reporter.settings.outbox for reporter in reporters if not reporter.close(max(deadline - monotonic(), 0))}
     for path, store in stores.items():
-        store.close(max(deadline - monotonic(), _LEAST), quiet=path not in busy)
+        store.close(_until(deadline), quiet=path not in busy)
 
 
 def end_all() -> None:

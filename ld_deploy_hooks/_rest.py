@@ -45,6 +45,11 @@ class Rest:
         delivered = self._journal.sent
         return self._store.leave(steps, delivered) if steps or delivered else None
 
+    def stop(self, timeout: float) -> None:
+        """Send nothing more; what is under way has so many seconds to be answered."""
+        if self._sender is not None:
+            self._sender.stop(timeout)
+
     def line(self, timeout: float = 0.3, *, final: bool = False) -> str | None:
         """Return the line that says what could not be delivered so far, and why; None if nothing is left.
 

@@ -6,22 +6,21 @@ for it waits on an Event, with a deadline.
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
+from ld_deploy_hooks._backoff import backoff, jitter
 from ld_deploy_hooks._clock import monotonic, now
 from ld_deploy_hooks._flights import Answer, Attempt, Client, Flights
 from ld_deploy_hooks._log import internal_fault, say_once
 
 __all__ = ["ATTEMPT", "Item", "Sender", "Source"]
 
-# Seconds, all from the table of constants in the design notes.
+# Seconds.
 ATTEMPT = 15.0
-_BACKOFF_FIRST = 0.5
 _BACKOFF_MOST = 60.0
 _BACKOFF_ACROSS_RUNS = 900.0
 # How the jitter of a rate limit grows with each refusal, and its end.
@@ -151,19 +150,25 @@ class Sender:
                 break
             meanwhile()
 
-    def close(self, timeout: float) -> bool:
+    def stop(self, timeout: float) -> None:
         """Send and log nothing more: the interpreter may be about to end, and a log handler may hold a lock then.
 
         Args:
             timeout: seconds that attempts under way have to be answered.
+        """
+        if not self._muted:
+            self._close_by = monotonic() + timeout
+            self._muted = self._closed = True
+            self._inbox.put(None)
+
+    def close(self, timeout: float) -> bool:
+        """As :meth:`stop`, and wait for that.
 
         Returns:
             Whether none is under way any more. Nobody else may send the event of one that is: this process may have
             delivered it.
         """
-        self._close_by = monotonic() + timeout
-        self._muted = self._closed = True
-        self._inbox.put(None)
+        self.stop(timeout)
         if self._thread.ident is not None:
             # It ends by then, unless the outbox holds it up.
             self._thread.join(timeout)
@@ -264,9 +269,9 @@ class Sender:
         """Send nothing for a while, with this token: the service has asked for it, and may have said for how long."""
         self._refusals += 1
         if hint is None:
-            hint = _backoff(self._refusals, _BACKOFF_MOST)
+            hint = backoff(self._refusals, _BACKOFF_MOST)
         # The jitter grows with every refusal, so that many clients of one token spread out.
-        hint += _jitter(min(_JITTER * self._refusals, _JITTER_MOST))
+        hint += jitter(min(_JITTER * self._refusals, _JITTER_MOST))
         self._held_until = max(self._held_until, monotonic() + hint)
         for source in self._sources:
             source.hold(now() + int((self._held_until - monotonic()) * 1000))
@@ -275,7 +280,7 @@ class Sender:
         item = attempt.item
         # An event that an earlier run has recorded, and tried in vain, has time.
         most = _BACKOFF_MOST if item.recorded_at >= self._began else _BACKOFF_ACROSS_RUNS
-        attempt.source.retry_later(item, now() + int(_backoff(item.tries, most) * 1000))
+        attempt.source.retry_later(item, now() + int(backoff(item.tries, most) * 1000))
 
     def _give_up_on_slow_attempts(self) -> None:
         for attempt in self._flights.give_up(monotonic() - ATTEMPT):
@@ -338,13 +343,3 @@ class Sender:
         if not dues:
             return None
         return max(here + (min(dues) - now()) / 1000, self._held_until)
-
-
-def _backoff(tries: int, most: float) -> float:
-    """Return seconds: full jitter, doubled with each try."""
-    return _jitter(min(most, _BACKOFF_FIRST * 2 ** min(tries, 16)))
-
-
-def _jitter(most: float) -> float:
-    # The system's, not `random`: an import may fail where something else has gone wrong already.
-    return most * int.from_bytes(os.urandom(4), "big") / 2**32

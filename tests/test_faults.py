@@ -404,3 +404,22 @@ def test_what_another_process_was_told_to_wait_for_is_waited_for(deploys: Deploy
         (deploys.folder / "go on").touch()
         assert running.ends().lingered < 1 + MARGIN
         assert (told(server.events), server.posts) == ({"v2": ["started"]}, 2)
+
+
+def test_many_tokens_beside_a_service_that_is_silent_hold_no_exit_up(deploys: Deploys) -> None:
+    with FaultServer(silent) as server:
+        deploys.set(LD_BASE_URI=server.base_uri, LD_DEPLOY_FLUSH_TIMEOUT="0.2")
+        ended = deploys.run(
+            """
+for number in range(150):
+    os.environ["LD_ACCESS_TOKEN"] = f"api-{number}"
+    with deployment(f"app{number}", version="v1"):
+        pass
+leave()
+"""
+        )
+        assert ended.status == 0
+        assert ended.lingered < 0.2 + MARGIN
+        # All of them say the same.
+        assert len(ended.lines) == 1
+        assert ended.stderr.startswith("300 event(s) wait in ")

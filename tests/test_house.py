@@ -33,6 +33,7 @@ FLOORS = {
     "_deployhooks": 0.5,
     "_entry_points": 0.5,
     "_hosts": 0.5,
+    "_backoff": 0.5,
     "_exit": 0.5,
     "_forking": 0.5,
     "_mapping": 0.5,
