@@ -712,3 +712,11 @@ def test_on_a_network_file_system_nothing_is_shared_in_memory(
 def test_errors_are_named_where_python_does_not_tell(error: sqlite3.Error, name: str) -> None:
     # What is made here has no sqlite_errorname, as nothing has on Python 3.10.
     assert _name(error) == name
+
+
+@posix
+@pytest.mark.parametrize("names", [("a" * 300,), ("a" * 100,) * 5], ids=["of one name", "of the path"])
+def test_what_is_too_long_is_called_so(tmp_path: Path, names: tuple[str, ...]) -> None:
+    message = refused(tmp_path.joinpath(*names) / "outbox.db")
+    assert "its path is too long (" in message
+    assert message.endswith("Please set LD_DEPLOY_OUTBOX to a shorter one.")

@@ -26,6 +26,9 @@ _DAMAGED = ("it is damaged", "The next deployment moves it aside and makes a new
 _LOCKED = ("another process kept it locked for too long", f"End what has it open (`fuser` tells), or {ELSEWHERE}")
 # Why, and what to do; None: it is a matter of who may do what.
 _NO_FOLDER = ("its folder is no folder", f"Remove what is in its place, or {ELSEWHERE}")
+_TOO_LONG = ("its path is too long", "Please set LD_DEPLOY_OUTBOX to a shorter one")
+# Bytes of a path that SQLite opens, less what it adds to the names of the files beside it.
+_LONGEST = 500
 _REASONS: dict[str, tuple[str, str | None]] = {
     "BUSY": _LOCKED,
     "CANTOPEN": ("it cannot be opened", None),
@@ -40,6 +43,8 @@ _REASONS: dict[str, tuple[str, str | None]] = {
     "READONLY": ("it cannot be written", None),
     "EACCES": ("permission denied", None),
     "ENOENT": ("its folder is not there and cannot be made", f"Please {ELSEWHERE}"),
+    "EMFILE": ("too many files are open", "Raise the limit (`ulimit -n`)"),
+    "ENAMETOOLONG": _TOO_LONG,
     "EDQUOT": ("the disk quota is used up", _MAKE_ROOM),
     "EEXIST": _NO_FOLDER,
     "ENOSPC": ("the disk is full", _MAKE_ROOM),
@@ -60,6 +65,8 @@ def refusal(path: Path | None, name: str) -> OutboxError:
     why, step = _REASONS.get(kind, ("it failed", f"Please {ELSEWHERE}, and report this"))
     if path is None:
         return OutboxError(f"The outbox :memory: cannot be used: {why} ({name}).", path=":memory:")
+    if kind == "CANTOPEN" and len(os.fsencode(path)) > _LONGEST:
+        why, step = _TOO_LONG
     step = step or _how_to_get_access(path)
     return OutboxError(f"The outbox {path} cannot be used: {why} ({name}). {step}.", path=str(path))
 
