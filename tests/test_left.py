@@ -322,8 +322,8 @@ def test_an_end_follows_its_start_to_memory_though_it_was_queued_before(deploys:
     deploys.run(PLAIN, "v0")
     running = deploys.start(
         f"""
-import ld_deploy_hooks._outbox._database as database
-database._BUSY = 2000
+import ld_deploy_hooks._outbox._connection as connection
+connection._BUSY = 2000
 with deployment("warm", version="v0"):
     pass
 ready()

@@ -18,7 +18,7 @@ from outbox_kit import claim, drain, end, lone, opened, start
 
 from ld_deploy_hooks._errors import OutboxError
 from ld_deploy_hooks._outbox import Outbox
-from ld_deploy_hooks._outbox._database import _name
+from ld_deploy_hooks._outbox._connection import name_of
 from ld_deploy_hooks._outbox._file import folder_lock, on_network, set_aside
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="POSIX users and modes")
@@ -388,6 +388,14 @@ def test_a_file_in_the_folders_place_is_refused(tmp_path: Path, depth: int) -> N
     assert "its folder is no folder" in refused(path)
 
 
+@posix
+@pytest.mark.parametrize("names", [("a" * 300,), ("a" * 100,) * 5], ids=["of one name", "of the path"])
+def test_what_is_too_long_is_called_so(tmp_path: Path, names: tuple[str, ...]) -> None:
+    message = refused(tmp_path.joinpath(*names) / "outbox.db")
+    assert "its path is too long (" in message
+    assert message.endswith("Please set LD_DEPLOY_OUTBOX to a shorter one.")
+
+
 @as_root
 @pytest.mark.parametrize("which", ["folder", "file"])
 def test_root_leaves_alone_what_belongs_to_a_user(path: Path, which: str) -> None:
@@ -711,12 +719,4 @@ def test_on_a_network_file_system_nothing_is_shared_in_memory(
 )
 def test_errors_are_named_where_python_does_not_tell(error: sqlite3.Error, name: str) -> None:
     # What is made here has no sqlite_errorname, as nothing has on Python 3.10.
-    assert _name(error) == name
-
-
-@posix
-@pytest.mark.parametrize("names", [("a" * 300,), ("a" * 100,) * 5], ids=["of one name", "of the path"])
-def test_what_is_too_long_is_called_so(tmp_path: Path, names: tuple[str, ...]) -> None:
-    message = refused(tmp_path.joinpath(*names) / "outbox.db")
-    assert "its path is too long (" in message
-    assert message.endswith("Please set LD_DEPLOY_OUTBOX to a shorter one.")
+    assert name_of(error) == name

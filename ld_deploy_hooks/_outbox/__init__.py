@@ -1,9 +1,9 @@
 """The durable queue and the history: one SQLite file, which outlives the processes that write it.
 
-``_queue`` records and delivers, ``_upkeep`` looks at what is kept and keeps it in order: the ``Outbox`` is both.
-``_looking`` gives an ``Outbox`` that changes nothing.
-``_database`` is the one place where sqlite3 lives, ``_file`` the file as the operating system sees it, ``_tables`` what
-is in it.
+``_recorded`` records, ``_queue`` delivers, ``_upkeep`` looks at what is kept and keeps it in order: the ``Outbox`` does
+it all. ``_looking`` gives an ``Outbox`` that changes nothing.
+``_database`` and its ``_connection`` are where sqlite3 lives, ``_file`` is the file as the operating system sees it,
+``_refusals`` says why it cannot be used, ``_tables`` what is in it.
 """
 
 from __future__ import annotations

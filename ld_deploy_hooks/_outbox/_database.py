@@ -1,6 +1,6 @@
-"""One connection to the outbox's file: opening it whatever its state, transactions, and faults that say what to do.
+"""One outbox file in use: opened whatever its state, its transactions, and faults that say what to do.
 
-The only place where sqlite3 lives. Nothing of sqlite3 leaves it: every fault is an OutboxError.
+Nothing of sqlite3 leaves this place: every fault is an OutboxError.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 
 from ld_deploy_hooks._errors import OutboxError
 from ld_deploy_hooks._log import say_once
+from ld_deploy_hooks._outbox._connection import FAULTS, Damaged, abandon, connect, is_damage, name_of
 from ld_deploy_hooks._outbox._file import (
     file_id,
     folder_lock,
@@ -23,42 +23,12 @@ from ld_deploy_hooks._outbox._file import (
     leftover_log,
     make_file,
     make_folder,
-    on_network,
     set_aside,
     uri_of,
 )
 from ld_deploy_hooks._outbox._refusals import os_error_name, refusal
-from ld_deploy_hooks._outbox._tables import APPLICATION_ID, SCHEMA, SCHEMA_VERSION
 
 __all__ = ["Database"]
-
-# Milliseconds to wait for other writers: more than any was ever seen to take, so that nothing is given up.
-_BUSY = 15_000
-_PAUSE = 10
-# Who only looks has no need to know it all.
-_BUSY_LOOKING = 1_000
-
-# What SQLite answers with; MemoryError in the place of an error of its own.
-_FAULTS = (sqlite3.Error, MemoryError)
-
-# Python 3.10 knows the texts of SQLite's errors only (`sqlite3_errstr` and a few of its own).
-_NAMES = {
-    "attempt to write a readonly database": "SQLITE_READONLY",
-    "database disk image is malformed": "SQLITE_CORRUPT",
-    "database is locked": "SQLITE_BUSY",
-    "database or disk is full": "SQLITE_FULL",
-    "database schema is locked": "SQLITE_LOCKED",
-    "database table is locked": "SQLITE_LOCKED",
-    "disk I/O error": "SQLITE_IOERR",
-    "file is encrypted or is not a database": "SQLITE_NOTADB",
-    "file is not a database": "SQLITE_NOTADB",
-    "locking protocol": "SQLITE_PROTOCOL",
-    "unable to open database file": "SQLITE_CANTOPEN",
-}
-
-
-class _Damaged(Exception):
-    """The file is no database, or a broken one."""
 
 
 class Database:
@@ -157,7 +127,7 @@ class Database:
         try:
             cursor = connection.execute(sql, parameters)
             return cursor.fetchall(), cursor.rowcount
-        except _FAULTS as error:
+        except FAULTS as error:
             raise self._fault(error) from None
 
     def _usable(self) -> sqlite3.Connection:
@@ -183,9 +153,9 @@ class Database:
             if connection.in_transaction:
                 for statement in statements:
                     connection.execute(statement)
-        except _FAULTS:
+        except FAULTS:
             # A part that cannot be undone alone: no half of it may be committed.
-            with suppress(*_FAULTS):
+            with suppress(*FAULTS):
                 connection.execute("ROLLBACK")
 
     # -- opening ------------------------------------------------------------------------------------------------------
@@ -197,24 +167,28 @@ class Database:
             if self._read_only:
                 return self._look_at(self._path)
             make_folder(self._path)
-            with suppress(_Damaged), folder_lock(self._path.parent):
+            with suppress(Damaged), folder_lock(self._path.parent):
                 return self._connect_file(self._path)
             with folder_lock(self._path.parent, moving=True):
                 try:
                     return self._connect_file(self._path)  # another process may have put a new one there meanwhile
-                except _Damaged:
+                except Damaged:
                     self.set_aside = set_aside(self._path)
                 return self._connect_file(self._path)
-        except _FAULTS as error:
-            raise refusal(self._path, _name(error)) from None
+        except FAULTS as error:
+            raise refusal(self._path, name_of(error)) from None
         except OSError as error:
             raise refusal(self._path, os_error_name(error)) from None
-        except _Damaged:
+        except Damaged:
             raise refusal(self._path, "SQLITE_CORRUPT") from None
+
+    def _connect(self, where: str) -> sqlite3.Connection:
+        connection, self.has_log = connect(where, self._path, read_only=self._read_only)
+        return connection
 
     def _look_at(self, path: Path) -> sqlite3.Connection:
         if leftover_log(path):
-            raise _Damaged
+            raise Damaged
         # Where nobody has it open SQLite would make files beside it, and leave them there.
         alone = not any(os.path.lexists(f"{path}{companion}") for companion in ("-journal", "-wal"))
         return self._connect(f"{uri_of(path)}?mode=ro{'&immutable=1' if alone else ''}")
@@ -222,90 +196,19 @@ class Database:
     def _connect_file(self, path: Path) -> sqlite3.Connection:
         make_file(path)
         if leftover_log(path):
-            raise _Damaged
+            raise Damaged
         self._file = file_id(path)
         # Never rwc: a file that SQLite makes could be read by others.
         return self._connect(f"{uri_of(path)}?mode=rw")
 
-    def _connect(self, where: str) -> sqlite3.Connection:
-        connection = sqlite3.connect(
-            where,
-            timeout=0,
-            isolation_level=None,
-            uri=True,
-            # In a forked child another thread closes it.
-            check_same_thread=False,
-        )
-        # One row whose bytes have changed on the disk may not keep all others from being read.
-        connection.text_factory = lambda text: text.decode("utf-8", "replace")
-        # A reference to itself, which only close() ends. Otherwise a forked child that forgets its parent's connection
-        # would close it, and with that undo in the file what the parent is about to commit.
-        connection.create_function("keep", 0, lambda kept=connection: None)
-        try:
-            self._prepare(connection)
-        except BaseException as error:
-            if isinstance(error, sqlite3.Error) and _is_damage(_name(error)):
-                _abandon(connection)
-                raise _Damaged from None
-            connection.close()
-            raise
-        return connection
-
-    def _prepare(self, connection: sqlite3.Connection) -> None:
-        if self._read_only:
-            connection.execute(f"PRAGMA busy_timeout = {_BUSY_LOOKING}")
-            self._check_kind(connection)
-            return
-        mode = "MEMORY" if self._path is None else "DELETE" if on_network(self._path) else "WAL"
-        for pause in range(_BUSY // _PAUSE, -1, -1):
-            try:
-                self._check_kind(connection)
-                # Where the system has no shared memory SQLite stays with DELETE.
-                ((found,),) = connection.execute(f"PRAGMA journal_mode = {mode}").fetchall()
-                self.has_log = found == "wal"
-                break
-            except sqlite3.OperationalError as error:
-                # Of several that start with a new file, SQLite refuses some without waiting.
-                if pause == 0 or not _name(error).startswith(("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_PROTOCOL")):
-                    raise
-                time.sleep(_PAUSE / 1000)
-        connection.execute(f"PRAGMA busy_timeout = {_BUSY}")
-        connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("PRAGMA mmap_size = 0")
-        connection.execute("BEGIN IMMEDIATE")
-        if self._check_kind(connection) == 0:
-            for statement in SCHEMA:
-                connection.execute(statement)
-            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        # Written also where nothing changes: only that shows now whether the file can be written.
-        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-        connection.execute("COMMIT")
-
-    def _check_kind(self, connection: sqlite3.Connection) -> int:
-        """Return the version of the schema, 0 in a new file."""
-        # In this order: another process may be making the tables, all at once.
-        ((tables,),) = connection.execute("SELECT count(*) FROM sqlite_master")
-        ((version,),) = connection.execute("PRAGMA user_version")
-        ((application,),) = connection.execute("PRAGMA application_id")
-        if not tables and not version:
-            return 0
-        if application != APPLICATION_ID:
-            what, step = "it is another program's database", "Set LD_DEPLOY_OUTBOX to a file of its own"
-        elif version > SCHEMA_VERSION:
-            what = f"a newer ld-deploy-hooks wrote it (schema {version}, this one knows {SCHEMA_VERSION})"
-            step = "Upgrade ld-deploy-hooks, or set LD_DEPLOY_OUTBOX to another file"
-        else:
-            return int(version)
-        raise self._error(f"cannot be used: {what}. {step}.")
-
     # -- faults -------------------------------------------------------------------------------------------------------
 
     def _fault(self, error: Exception) -> OutboxError:
-        name = _name(error)
-        if self._path is None or self._read_only or not _is_damage(name):
+        name = name_of(error)
+        if self._path is None or self._read_only or not is_damage(name):
             return refusal(self._path, name)
         if self._connection is not None:
-            _abandon(self._connection)
+            abandon(self._connection)
             self._connection = None
         moved = "another process has moved it aside"
         try:
@@ -326,29 +229,3 @@ class Database:
     def _error(self, what: str) -> OutboxError:
         where = ":memory:" if self._path is None else str(self._path)
         return OutboxError(f"The outbox {where} {what}", path=where)
-
-
-def _abandon(connection: sqlite3.Connection) -> None:
-    """Leave a damaged file alone, but hold nobody up who has it open too.
-
-    It is not closed: closing would write to the file and delete its log, whatever can still be read in them.
-    """
-    with suppress(sqlite3.Error):
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-
-
-def _is_damage(name: str) -> bool:
-    return name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB"))
-
-
-def _name(error: Exception) -> str:
-    """Return SQLite's name of an error; its type's where there is none, never its text."""
-    name = getattr(error, "sqlite_errorname", None) or _NAMES.get(str(error))
-    if isinstance(error, MemoryError):
-        name = "SQLITE_NOMEM"
-    if name is None and isinstance(error, sqlite3.IntegrityError):
-        name = "SQLITE_CONSTRAINT"
-    if name is None and str(error).startswith("malformed database schema"):
-        name = "SQLITE_CORRUPT"
-    return str(name or type(error).__name__)
