@@ -239,10 +239,12 @@ def finish_tells() -> None:
     """Wait at exit for what plugins have been told so far; what :func:`end_all` waits for has the rest of that time."""
     global _exit_by
     _exit_by = _deadline()
-    # As in end_all(): the rest of the exit is done all the same.
-    with suppress(KeyboardInterrupt):
+    try:
         for plugins in list(_plugins.values()):
             plugins.flush(max(_exit_by - monotonic(), 0))
+    except KeyboardInterrupt:
+        # As in end_all(): somebody does not want to wait, and the rest of the exit is done all the same.
+        _exit_by = monotonic()
 
 
 def lines_left(*, final: bool = False) -> list[str]:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from fault_kit import MARGIN, PATIENCE, PLAIN, Deploys, Ended, deploys_fixture  # noqa: F401
+from fault_kit import MARGIN, PATIENCE, PLAIN, Deploys, Ended, Running, deploys_fixture  # noqa: F401
 from fault_server import FaultServer, answer, repeats, silent, told
 from outbox_kit import end, lone, opened, start
 
@@ -561,28 +561,42 @@ with deployment("billing", version="v1"):
         assert told(server.events) == {"v1": ["started"]}
 
 
-def rolled_back(deploys: Deploys, *, seconds: float) -> Ended:
-    """Run a deploy that fails, with a plugin that deploys the version before it, which takes so long."""
+def rolls_back(deploys: Deploys, *, seconds: float) -> Running:
+    """Start a deploy that fails, with a plugin that deploys the version before it, which takes so long."""
     (deploys.folder / "rollback.py").write_text(
-        "import time\nfrom ld_deploy_hooks import deployment as deploying, hookimpl\n\n"
+        "import os, time\nfrom ld_deploy_hooks import deployment as deploying, hookimpl\n\n"
         "@hookimpl\ndef ld_deploy_failed(deployment):\n"
         "    if deployment.identity.version == 'v2':\n"
-        f"        with deploying('billing', version='v1'): time.sleep({seconds})\n"
+        "        with deploying('billing', version='v1'):\n"
+        f"            open(os.environ['READY'], 'w').close(); time.sleep({seconds})\n"
     )
     deploys.set(LD_DEPLOY_PLUGINS="rollback,no:console,no:git")
-    return deploys.run("with deployment('billing', version='v2'):\n    leave(1)")
+    return deploys.start("with deployment('billing', version='v2'):\n    leave(1)")
 
 
 def test_what_a_plugin_deploys_when_it_is_told_of_an_end_is_waited_for(deploys: Deploys, server: FaultServer) -> None:
-    ended = rolled_back(deploys, seconds=0.5)
+    ended = rolls_back(deploys, seconds=0.5).ends()
     assert (ended.status, ended.lines) == (1, [])
     assert told(server.events) == {"v2": ["started", "failed"], "v1": ["started", "finished"]}
 
 
 def test_a_plugin_that_deploys_without_an_end_holds_no_exit_up(deploys: Deploys, server: FaultServer) -> None:
-    ended = rolled_back(deploys, seconds=60)
+    ended = rolls_back(deploys, seconds=60).ends()
     assert (ended.status, "rollback" in ended.stderr) == (1, True)
     assert ended.lingered < 2 + MARGIN
+    deploys.next_run()
+    assert told(server.events) == {"v2": ["started", "failed"], "v1": ["started", "failed"]}
+
+
+def test_ctrl_c_in_the_wait_for_such_a_plugin_ends_that_alone(deploys: Deploys, server: FaultServer) -> None:
+    deploys.set(LD_DEPLOY_FLUSH_TIMEOUT="30")
+    running = rolls_back(deploys, seconds=60).until_ready()
+    # The exit has begun before: the plugin is told of a deployment that failed with it.
+    time.sleep(0.5)
+    ended = running.send(signal.SIGINT).ends()
+    assert ended.status == 1
+    assert "Traceback" not in ended.stderr
+    assert ended.lingered < 5
     deploys.next_run()
     assert told(server.events) == {"v2": ["started", "failed"], "v1": ["started", "failed"]}
 
