@@ -293,9 +293,15 @@ def _is_a_link(path: Path) -> None:
     path.symlink_to("elsewhere.db")
 
 
+def _owners_are_a_file(path: Path) -> None:
+    path.parent.mkdir()
+    path.with_name(f"{path.name}.owners").touch()
+
+
 @pytest.mark.parametrize(
     ("make", "says"),
     [
+        (_owners_are_a_file, "outbox.db.owners is no folder. Move it away"),
         (_newer, "a newer ld-deploy-hooks wrote it"),
         (_damaged, "it is damaged (SQLITE_CORRUPT). The next deployment moves it aside"),
         (_log_without_a_file, "it is damaged (SQLITE_CORRUPT)"),

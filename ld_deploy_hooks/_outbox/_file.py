@@ -33,7 +33,8 @@ __all__ = [
 ]
 
 # What lies beside it and every run writes too: those, and the folders of its owners and of what it did not take.
-_WRITTEN = (*COMPANIONS, ".owners", ".left")
+_FOLDERS = (".owners", ".left")
+_WRITTEN = (*COMPANIONS, *_FOLDERS)
 _PRIVATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 
 # File systems on which SQLite's shared memory does not work between hosts.
@@ -116,6 +117,10 @@ def check_access(path: Path) -> None:
             if os.path.lexists(written) and not os.access(written, os.R_OK | os.W_OK):
                 owner = written.lstat().st_uid
                 raise no_trust(path, written, owner) if is_foreign(owner) else refusal(path, "EACCES")
+        for folder in (Path(f"{path}{suffix}") for suffix in _FOLDERS):
+            if os.path.lexists(folder) and not folder.is_dir():
+                message = f"The outbox {path} cannot be used: {folder} is no folder. Move it away, or {ELSEWHERE}."
+                raise OutboxError(message, path=str(path))
     except OSError as error:
         raise refusal(path, os_error_name(error)) from None
 
