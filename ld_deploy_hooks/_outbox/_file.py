@@ -37,10 +37,26 @@ _FOLDERS = (".owners", ".left")
 _WRITTEN = (*COMPANIONS, *_FOLDERS)
 _PRIVATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 
-# File systems on which SQLite's shared memory does not work between hosts.
-_NETWORK = re.compile(
-    r"9p|afs|beegfs|ceph|cifs|coda|davfs|fuse\..+|gfs2|glusterfs|gpfs|lustre|ncpfs|nfs4?|ocfs2|smb[23]?|smbfs|virtiofs"
+# File systems on which SQLite's shared memory does not work between hosts, and whatever begins with `fuse.`.
+_NETWORK = frozenset(
+    (
+        "9p",
+        "afs",
+        "beegfs",
+        "ceph",
+        "cifs",
+        "coda",
+        "davfs",
+        "gfs2",
+        "glusterfs",
+        "gpfs",
+        "lustre",
+        "ncpfs",
+        "nfs",
+        "nfs4",
+    )
 )
+_NETWORK |= {"ocfs2", "smb2", "smb3", "smbfs", "virtiofs"}
 # Those of the kernel's own, in which nobody makes a file, whatever access() says to root.
 _NO_FILES = frozenset(
     ("bpf", "cgroup", "cgroup2", "debugfs", "devpts", "mqueue", "proc", "securityfs", "sysfs", "tracefs")
@@ -239,7 +255,8 @@ def on_network(path: Path, mounts: str | None = None) -> bool:
         path: the outbox file; its folder exists.
         mounts: the text of ``/proc/self/mounts``, which is read if left out.
     """
-    return _NETWORK.fullmatch(_mounted_kind(path.parent, mounts)) is not None
+    kind = _mounted_kind(path.parent, mounts)
+    return kind in _NETWORK or kind.startswith("fuse.")
 
 
 def _mounted_kind(folder: Path, mounts: str | None = None) -> str:
