@@ -99,7 +99,9 @@ class Spare:
     def lets_go(self, step: Step) -> None:
         """Let ``step``, which begins something new, and what follows it go to the outbox, if nothing of it is here."""
         identity = step.event.identity
-        if identity not in [*(one.event.identity for one in self._waiting.values()), *self._started.values()]:
+        # Copied first, as it is done in one go: other threads are at work.
+        waiting = list(self._waiting.values())
+        if identity not in [*(one.event.identity for one in waiting), *self._started.values()]:
             self._identities.discard(identity)
             self._refused.discard(identity)
 
