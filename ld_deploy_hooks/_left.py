@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from ld_deploy_hooks._clock import now
 from ld_deploy_hooks._errors import OutboxError
 from ld_deploy_hooks._log import logger, say_once
+from ld_deploy_hooks._private import create_file, make_folder
 from ld_deploy_hooks._records import DeploymentEvent, EventType
 from ld_deploy_hooks._recovery import details_of
 
@@ -86,12 +87,11 @@ def leave(folder: Path, owner: str, steps: list[Step], delivered: list[str]) -> 
         "delivered": delivered,
     }
     part = path.with_suffix(".part")
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_NOFOLLOW", 0)
     try:
-        folder.mkdir(mode=0o700, exist_ok=True)
+        make_folder(folder)
         # Not synced: a disk so slow that the outbox did not answer would hold the exit up as well. What is written
         # outlives the process, if not a power cut.
-        with os.fdopen(os.open(part, flags, 0o600), "w", encoding="utf-8") as file:
+        with os.fdopen(create_file(part), "w", encoding="utf-8") as file:
             json.dump(content, file)
         part.replace(path)
     except OSError:

@@ -21,6 +21,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from ld_deploy_hooks._forking import unforkable
+from ld_deploy_hooks._private import create_file, make_folder
 
 __all__ = ["HEARTBEAT", "Death", "Owner", "death_of", "forget_dead", "owners_in"]
 
@@ -56,13 +57,12 @@ class Owner:
 
     def __init__(self, folder: Path, id: str) -> None:
         # Not what is above it: that is the outbox's, which makes it for one user alone.
-        folder.mkdir(mode=0o700, exist_ok=True)
+        make_folder(folder)
         self._path = folder / id
         self._noted = False
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
         # A fork waits for it, and finds it among the files.
         with unforkable():
-            self._file = os.open(self._path, flags, 0o600)
+            self._file = create_file(self._path)
             _files.add(self._file)
             self._status = os.fstat(self._file)
         try:

@@ -57,12 +57,16 @@ def pragma(box: Outbox, name: str) -> object:
 
 
 @posix
-def test_folder_and_files_are_for_this_user_alone_whatever_the_umask(path: Path) -> None:
-    before = os.umask(0)
+@pytest.mark.parametrize("umask", [0, 0o777])
+def test_folder_and_files_are_for_this_user_alone_whatever_the_umask(tmp_path: Path, umask: int) -> None:
+    path = tmp_path / "deeper" / "state" / "outbox.db"
+    before = os.umask(umask)
     try:
         with opened(path) as box:
             start(box, "d")
             assert mode(path.parent) == 0o700
+            # What is above is the user's own business, but for the rights without which nothing can be made there.
+            assert mode(path.parent.parent) == 0o700 | (0o777 & ~umask)
             assert {one.name: mode(one) for one in path.parent.iterdir()} == {
                 "outbox.db": 0o600,
                 "outbox.db-wal": 0o600,

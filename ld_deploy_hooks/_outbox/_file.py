@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import quote
 
+from ld_deploy_hooks import _private
 from ld_deploy_hooks._errors import OutboxError
 from ld_deploy_hooks._outbox._refusals import COMPANIONS, ELSEWHERE, is_foreign, no_trust, os_error_name, refusal
 
@@ -35,7 +36,6 @@ __all__ = [
 # What lies beside it and every run writes too: those, and the folders of its owners and of what it did not take.
 _FOLDERS = (".owners", ".left")
 _WRITTEN = (*COMPANIONS, *_FOLDERS)
-_PRIVATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 
 # File systems on which SQLite's shared memory does not work between hosts, and whatever begins with `fuse.`.
 _NETWORK = frozenset(
@@ -70,8 +70,7 @@ def make_folder(path: Path) -> None:
         OutboxError: it belongs to another user.
         OSError: the operating system says no.
     """
-    folder = path.parent
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _private.make_folder(path.parent, parents=True)
     _check_folder(path)
 
 
@@ -93,7 +92,7 @@ def make_file(path: Path) -> None:
         OSError: the operating system says no.
     """
     try:
-        os.close(os.open(path, _PRIVATE, 0o600))
+        os.close(_private.create_file(path))
     except FileExistsError:
         _check_file(path)
 
@@ -163,7 +162,7 @@ def set_aside(path: Path) -> Path:
         if not any(os.path.lexists(f"{target}{companion}") for companion in COMPANIONS):
             try:
                 # Renaming overwrites: the name is taken first.
-                os.close(os.open(target, _PRIVATE, 0o600))
+                os.close(_private.create_file(target))
                 break
             except FileExistsError:
                 continue
