@@ -67,7 +67,7 @@ class Fields:
         fixed = {} if callable(self._metadata) else _read("metadata", self._metadata, [])
         try:
             return copy.deepcopy(fixed)
-        except Exception as error:
+        except BaseException as error:
             if is_from_outside(error):
                 raise
             # What cannot be copied is told as its type's name.
@@ -215,7 +215,7 @@ def _read(name: str, value: Any, faults: list[tuple[str, str]]) -> dict[str, Any
         if value is None or isinstance(value, Mapping):
             return dict(value or {})
         wrong = f"the callable returned {type(value).__name__}"
-    except Exception as error:
+    except BaseException as error:
         if is_from_outside(error):
             raise
         wrong = f"reading the mapping raised {type(error).__name__}"

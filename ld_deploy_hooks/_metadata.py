@@ -59,7 +59,7 @@ class _Copier:
             if is_mapping:
                 return {_key(key): self.copy(item, depth + 1) for key, item in items}
             return [self.copy(item, depth + 1) for item in items]
-        except Exception as error:
+        except BaseException as error:
             if is_from_outside(error):
                 raise
             return _type_name(value)
@@ -80,7 +80,7 @@ def _container(value: Any) -> tuple[bool, Callable[[], list[Any]]] | None:
     try:
         if not isinstance(value, Mapping) and not _is_invoke_data(kind):
             return None
-    except Exception as error:
+    except BaseException as error:
         if is_from_outside(error):
             raise
         return None
@@ -121,7 +121,7 @@ def _key(key: object) -> str:
 def _type_name(value: object) -> str:
     try:
         return _well_formed(str.__str__(type(value).__name__))
-    except Exception as error:  # a metaclass, too, overrides what it likes
+    except BaseException as error:  # a metaclass, too, overrides what it likes
         if is_from_outside(error):
             raise
         return "object"

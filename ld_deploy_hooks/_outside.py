@@ -38,8 +38,10 @@ def _handles_a_signal(frame: FrameType, numbers: Set[int]) -> bool:
         return False
     given = inspect.getargvalues(frame)
     values = [given.locals.get(name) for name in given.args]
-    values += given.locals.get(given.varargs, ()) if given.varargs is not None else ()
+    more = given.locals.get(given.varargs) if given.varargs is not None else ()
+    # By their real types: these are anybody's objects, and isinstance() asks their ``__class__``.
+    values += more if type(more) is tuple else ()
     return any(
-        isinstance(number, int) and number in numbers and at is not None and at is frame.f_back
+        type(number) in (int, signal.Signals) and number in numbers and at is not None and at is frame.f_back
         for number, at in pairwise(values)
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from types import CodeType
@@ -128,10 +129,15 @@ def read_mapping(answer: object) -> dict[str, Any]:
     """
     if not isinstance(answer, Mapping):
         raise NonsenseError(f"returned a {type(answer).__name__}, not a mapping")
-    copy = dict(answer)
-    if not all(isinstance(key, str) for key in copy):
+    copy = {_plain(key): _plain(value) for key, value in dict(answer).items()}
+    if not all(type(key) is str for key in copy):
         raise NonsenseError("returned a mapping whose keys are not all strings")
     return copy
+
+
+def _plain(value: object) -> Any:
+    """Return the text that a subclass of str is; its own methods are the plugin's code, and run later."""
+    return str.__str__(value) if issubclass(type(value), str) else value
 
 
 def read_event(before: DeploymentEvent, answer: object) -> DeploymentEvent:
@@ -142,6 +148,8 @@ def read_event(before: DeploymentEvent, answer: object) -> DeploymentEvent:
     """
     if not isinstance(answer, DeploymentEvent):
         raise NonsenseError(f"returned a {type(answer).__name__}, not a DeploymentEvent")
+    # Made anew, so that what was put past its checks is found here.
+    answer = DeploymentEvent(**{field.name: getattr(answer, field.name) for field in fields(DeploymentEvent)})
     fixed = _what_stays(answer)
     changed = [name for name, value in _what_stays(before).items() if fixed[name] != value]
     if changed:

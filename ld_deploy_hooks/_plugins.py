@@ -70,15 +70,15 @@ class _Manager(pluggy.PluginManager):
 
     def parse_hookimpl_opts(self, plugin: object, name: str) -> pluggy.HookimplOpts | None:
         """Return the options of ``name`` if it is an implementation that can be called."""
-        if isinstance(plugin, ModuleType) and not isroutine(vars(plugin).get(name)) and not looks_like_a_hook(name):
-            # Pluggy comes to the same, and looks at each name of a module for so long that the deploy would feel it.
-            return None
         try:
+            if isinstance(plugin, ModuleType) and not isroutine(vars(plugin).get(name)) and not looks_like_a_hook(name):
+                # Pluggy comes to the same, and looks at each name of a module for so long that the deploy feels it.
+                return None
             options = super().parse_hookimpl_opts(plugin, name)
             if options is None and not looks_like_a_hook(name):
                 return None
             function = getattr(plugin, name)
-        except Exception:  # a property of the plugin's; pluggy before 1.7 reads every one
+        except Exception:  # a property of the plugin's (pluggy before 1.7 reads every one), or an object's __class__
             return None
         fault = fault_of(name, function, options)
         if fault is None:
@@ -215,7 +215,7 @@ class Plugins:
                 answers.append((implementation.plugin_name, answer))
                 open_fields = [name for name, value in vars(settings).items() if value is None]
                 found = {name: answer.get(name) for name in open_fields}
-                texts = {name: text for name, text in found.items() if isinstance(text, str) and text.strip()}
+                texts = {name: text for name, text in found.items() if type(text) is str and text.strip()}
                 settings = replace(settings, **texts)
         return answers
 

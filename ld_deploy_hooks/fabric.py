@@ -76,14 +76,14 @@ def _address(init_kwargs: Any) -> tuple[str, Any] | None:
 
 def host_of(arguments: tuple[Any, ...]) -> str | None:
     """Return the host that a task called with ``arguments`` works on; None without a connection."""
-    if arguments and isinstance(arguments[0], fabric.Connection):
+    if arguments and issubclass(type(arguments[0]), fabric.Connection):
         return connection_labels([arguments[0]])[0]
     return None
 
 
 def real_host_of(arguments: tuple[Any, ...]) -> str | None:
     """Return what the connection among ``arguments`` calls its host; None without a connection."""
-    if arguments and isinstance(arguments[0], fabric.Connection):
+    if arguments and issubclass(type(arguments[0]), fabric.Connection):
         return str(arguments[0].host)
     return None
 

@@ -379,6 +379,20 @@ def test_a_fab_of_ones_own_tells_one_deployment_for_all_hosts(project: Fab, host
     assert ran.told == project.run("fab", *line).told != []
 
 
+@pytest.mark.parametrize(
+    "install",
+    ["import ld_deploy_hooks.invoke; ld_deploy_hooks.invoke.install(program)", "import ld_deploy_hooks.fabric"],
+    ids=["the install of Invoke's room", "none"],
+)
+def test_a_fab_that_is_made_first_keeps_its_hosts(project: Fab, hosts: SSHHosts, install: str) -> None:
+    ending = "program = Fab(name='tool', executor_class=Executor, config_class=Config)"
+    project.write(tool_py=FAB_OF_ONES_OWN.replace("program = Fab", f"{ending}\n    {install}\n    _ = Fab"))
+    line = ("--ssh-config", str(hosts.config), "-H", "web1,web2", "deploy")
+    ran = project.run("python", "tool.py", *line)
+    assert (ran.status, ran.err) == (0, "")
+    assert ran.told == project.run("fab", *line).told != []
+
+
 def test_the_ssh_configuration_is_read_once(project: Fab) -> None:
     """Fabric's own way to copy a configuration reads it again, and then offers every key once more."""
     assert project.fab("-H web1,web2 keys keys").status == 0

@@ -628,6 +628,29 @@ def test_a_program_that_is_made_after_its_tasks_needs_install_and_says_so(
     assert ran.told == TOLD
 
 
+HOSTS_OF_ONES_OWN = """
+    import fabric
+    from invoke import Argument, Program
+
+    class Tool(Program):
+        def core_args(self):
+            return [*super().core_args(), Argument(names=("hosts",))]
+
+    Tool(name="tool").run()
+    """
+
+
+@pytest.mark.parametrize("in_yaml", [False, True])
+def test_an_argument_hosts_of_ones_own_is_none_of_fabrics(project: Project, in_yaml: bool) -> None:
+    pytest.importorskip("fabric")
+    project.write(tasks_py=GROUPED.replace('print("deploy")', "print(type(c).__name__)"), tool_py=HOSTS_OF_ONES_OWN)
+    if in_yaml:
+        project.write(invoke_yaml="tasks: {executor_class: ld_deploy_hooks.invoke.Executor}")
+    ran = project.run("python", "tool.py", "--hosts", "nosuch.invalid", "deploy")
+    assert (ran.status, ran.out, ran.err) == (0, "inside True\nContext\n", "")
+    assert ran.told == TOLD
+
+
 # -- what tells nothing -----------------------------------------------------------------------------------------------
 
 QUIET = """

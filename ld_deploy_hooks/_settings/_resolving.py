@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 from ld_deploy_hooks._errors import SettingsError
+from ld_deploy_hooks._outside import is_from_outside
 from ld_deploy_hooks._pyproject import find_table
 from ld_deploy_hooks._settings._checks import (
     IN_TESTS,
@@ -121,7 +122,11 @@ class _Gathering:
                 if plugin is not None and name in ("plugins", "plugin_autoload"):
                     raise Unusable("comes when plugins are loaded already", f"set {field.variable}")
                 self.found[name] = field.read(value), source
-            except Unusable as unusable:
+            except Exception as error:
+                if is_from_outside(error):
+                    raise
+                # Anything else is of the value's own making.
+                unusable = error if isinstance(error, Unusable) else Unusable("cannot be read", "give a plain value")
                 if field is None or plugin is not None:
                     self._refuse(str(name), source, unusable, "it is ignored", plugin)
                 else:

@@ -53,7 +53,8 @@ def surroundings(arguments: tuple[Any, ...]) -> Surroundings:
 
     A Context among them that somebody made by hand knows neither ``--dry`` nor ``-f``: what runs counts too.
     """
-    given = arguments[0].config if arguments and isinstance(arguments[0], Context) else None
+    # By its real type: it is anybody's object, and one that is lazy would be made for isinstance().
+    given = arguments[0].config if arguments and issubclass(type(arguments[0]), Context) else None
     running = running_config()
     said = {**section(running), **section(given)}
     said.pop("tasks", None)

@@ -22,7 +22,7 @@ from ld_deploy_hooks._log import internal_fault, say_once
 from ld_deploy_hooks._mapping import mapped
 from ld_deploy_hooks._steps import Group, Step, Steps
 from ld_deploy_hooks.invoke._configuration import section, surroundings
-from ld_deploy_hooks.invoke._running import at_work, programs
+from ld_deploy_hooks.invoke._running import at_work, programs, running_program
 
 __all__ = ["Deploying", "Executor", "add_kind", "deploying", "install"]
 
@@ -178,11 +178,12 @@ class Executor(Deploying, InvokeExecutor):
 
     def __new__(cls, collection: Any, config: Any = None, core: Any = None) -> Any:
         """Return the executor of the host that runs: named in ``fabric.yaml``, Invoke's would not go to any host."""
-        if cls is Executor and core and "hosts" in core[0].args:
-            host_room()
-            ready = _kinds[0][2]
-            if ready is not cls:
-                return ready(collection, config, core)
+        # What the program has of its own, not its arguments: another's `--hosts` may be anything.
+        program = running_program() if cls is Executor and core else None
+        if program is not None:
+            own = deploying(program.executor_class)
+            if own is not cls and any(own is ready for _, _, ready in _kinds):
+                return own(collection, config, core)
         return super().__new__(cls)
 
 
@@ -227,6 +228,8 @@ def deploying(executor: Any) -> Any:
     """Return ``executor`` with :class:`Deploying` mixed in; as it is when it is no class that can be derived from."""
     if not isinstance(executor, type) or issubclass(executor, Deploying):
         return executor
+    # Fabric's room, if Fabric is loaded, knows its own kind.
+    host_room()
     for kind, mixin, ready in _kinds:
         if issubclass(executor, kind):
             return ready if executor is kind else types.new_class(executor.__name__, (mixin, executor))

@@ -14,7 +14,14 @@ from invoke.program import Program
 
 from ld_deploy_hooks._log import say_once
 
-__all__ = ["at_work", "folder_of_tasks", "notice_missing_executor", "programs", "running_config"]
+__all__ = [
+    "at_work",
+    "folder_of_tasks",
+    "notice_missing_executor",
+    "programs",
+    "running_config",
+    "running_program",
+]
 
 # Executors of ours that are at work in this process, the innermost last. No ContextVar: a thread that a task starts is
 # at work under the same executor.
@@ -28,7 +35,7 @@ def programs() -> list[Any]:
     """Return the programs ``inv`` and ``fab``, as far as they are loaded, and one that loads tasks in this thread."""
     modules = (sys.modules.get(name) for name in ("invoke.main", "fabric.main"))
     loaded = (getattr(module, "program", None) for module in modules)
-    return [program for program in (*loaded, _program_from(sys._getframe(1))) if program is not None]
+    return [program for program in (*loaded, running_program()) if program is not None]
 
 
 def _running() -> Any:
@@ -45,7 +52,9 @@ def _found_from(frame: FrameType | None) -> Any:
     return None
 
 
-def _program_from(frame: FrameType | None) -> Program | None:
+def running_program() -> Program | None:
+    """Return the program that runs in this thread, the innermost if there are several."""
+    frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         owner = frame.f_locals.get("self") if frame.f_code is Program.run.__code__ else None
         if isinstance(owner, Program):
@@ -80,7 +89,7 @@ def notice_missing_executor() -> None:
         return
     config = running_config()
     named = config.tasks.executor_class if config is not None else None
-    program = _program_from(sys._getframe(1))
+    program = running_program()
     if isinstance(named, str):
         say_once(
             f"tasks: executor_class: is {named}, so pre and post tasks and hosts are not told as one deployment: every "
