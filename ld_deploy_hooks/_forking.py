@@ -22,12 +22,15 @@ _PATIENCE = 1.0
 _changed = threading.Condition()
 _at_work = 0
 _waited_for = True
+# Whether a fork has waited in vain for what is still being done: another process may hold the outbox, and those that
+# follow do not wait for that again.
+_in_vain = False
 
 
 @contextmanager
 def unforkable() -> Iterator[None]:
     """Do in the block what a fork is to wait for."""
-    global _at_work
+    global _at_work, _in_vain
     with _changed:
         _at_work += 1
     try:
@@ -35,6 +38,7 @@ def unforkable() -> Iterator[None]:
     finally:
         with _changed:
             _at_work -= 1
+            _in_vain = _in_vain and _at_work > 0
             _changed.notify_all()
 
 
@@ -44,16 +48,17 @@ def was_waited_for() -> bool:
 
 
 def _before_fork() -> None:
-    global _waited_for
+    global _waited_for, _in_vain
     # Held over the fork, so that none begins meanwhile.
     _changed.acquire()
-    _waited_for = _changed.wait_for(lambda: not _at_work, _PATIENCE)
+    _waited_for = _changed.wait_for(lambda: not _at_work, 0 if _in_vain else _PATIENCE)
+    _in_vain = not _waited_for
 
 
 def _after_fork_in_child() -> None:
-    global _changed, _at_work
+    global _changed, _at_work, _in_vain
     _changed = threading.Condition()
-    _at_work = 0
+    _at_work, _in_vain = 0, False
 
 
 if hasattr(os, "register_at_fork"):

@@ -32,11 +32,18 @@ class Journal:
         store: the store.
         base_uri: the service that the events go to.
         plugins: told what becomes of them.
-        settled: called with each event that was delivered or rejected.
+        settled: called with each event that was delivered or rejected, once that is noted.
+        over: called with the eventId of each as soon as that is known, noted or not.
     """
 
     def __init__(
-        self, store: Store, base_uri: str, plugins: Plugins, settled: Callable[[Claimed], None] | None = None
+        self,
+        store: Store,
+        base_uri: str,
+        plugins: Plugins,
+        *,
+        settled: Callable[[Claimed], None] = lambda item: None,
+        over: Callable[[str], None] = lambda event_id: None,
     ) -> None:
         self.writer = store.writer
         self._store = store
@@ -44,6 +51,7 @@ class Journal:
         self._owner = store.owner_id
         self._plugins = plugins
         self._settled = settled
+        self._over = over
         self._own: set[str] = set()
         self._sent: set[str] = set()
         # The events that are being sent, by eventId.
@@ -87,6 +95,7 @@ class Journal:
 
     def note_sent(self, item: Claimed) -> None:
         self._sent.add(item.event_id)
+        self._over(item.event_id)
 
     def ack(self, item: Claimed) -> None:
         self._under_way.discard(item.event_id)
@@ -115,14 +124,14 @@ class Journal:
     def reject(self, item: Claimed, reason: str) -> None:
         self._under_way.discard(item.event_id)
         self.writer.submit(lambda box: box.reject(item.event_id, owner=self._owner, reason=reason, now=now()))
+        self._over(item.event_id)
         self._is_settled(item)
         self._tell(item, lambda event: self._plugins.event_rejected(event, reason))
 
     def _is_settled(self, item: Claimed) -> None:
         if item.deployment_id is not None and EventType(item.event_type).is_end:
             self._own.discard(item.deployment_id)
-        if self._settled is not None:
-            self._settled(item)
+        self._settled(item)
 
     @staticmethod
     def _tell(item: Claimed, tell: Callable[[DeploymentEvent], None]) -> None:

@@ -54,7 +54,7 @@ class Recorder:
         self.settings = settings
         self.plugins = plugins
         self._store = store
-        self._journal = Journal(store, settings.base_uri, plugins)
+        self._journal = Journal(store, settings.base_uri, plugins, over=lambda event_id: self._spare.is_sent(event_id))
         self._journals = [self._journal]
         self._spare = Spare(settings.base_uri, plugins, self._journals.append, self._has_ended)
         # Monotonic time at which the outbox is to be put in order.
@@ -258,25 +258,33 @@ class Recorder:
                 raise _MovedError
             return command(box)
 
+        def on_disk(done: Future[T]) -> None:
+            if done.exception() is None and done.result() is not False:
+                self._spare.note_on_disk(step)
+            settle(done)
+
         def settle(done: Future[T]) -> None:
             self.rest.not_on_disk.pop(id(durable), None)
             error = done.exception()
-            if error is not None:
-                durable.set_exception(error)
-                return
-            try:
+            if error is None:
                 # Before those who wait go on: they may be about to exit, and wait only for what was told by then.
-                tell(done.result())
+                say(done.result())
+                durable.set_result(done.result())
+            else:
+                durable.set_exception(error)
+
+        def say(result: T) -> None:
+            try:
+                tell(result)
                 if self._sender is not None:
                     self._sender.wake()
             except Exception as fault:
                 internal_fault("Telling plugins what was recorded", fault)
-            durable.set_result(done.result())
 
         def fall_back(done: Future[T]) -> None:
             error = done.exception()
             if not isinstance(error, OutboxError) or self._closed:
-                settle(done)
+                on_disk(done)
                 return
             if not isinstance(error, _MovedError):
                 say_once(
@@ -288,25 +296,31 @@ class Recorder:
         def in_memory() -> None:
             self._spare.takes(step)
             self.rest.not_on_disk.pop(id(durable), None)
-            try:
-                journal = self._spare.journal_for(step)
-            except (OutboxError, RuntimeError) as error:
-                nowhere(error)
-                return
-            journal.writer.submit(command).add_done_callback(settle_there)
+            if self._spare.waits_behind(step, lambda: there(say_late)):
+                # Nobody need wait for that: it is left to the next run, if it comes to nothing here.
+                durable.set_exception(_MovedError())
+            else:
+                there(settle)
 
-        def settle_there(done: Future[T]) -> None:
+        def there(settled: Callable[[Future[T]], None]) -> None:
+            try:
+                taken = self._spare.journal_for(step).writer.submit(command)
+            except (OutboxError, RuntimeError) as error:
+                taken = Future()
+                taken.set_exception(OutboxError(str(error), path=""))
+            taken.add_done_callback(lambda done: settle_there(done, settled))
+
+        def settle_there(done: Future[T], settled: Callable[[Future[T]], None]) -> None:
             error = done.exception()
             if isinstance(error, OutboxError):
-                nowhere(error)
-                return
-            if error is not None or done.result() is False:
+                self._spare.refuses(step)
+            elif error is not None or done.result() is False:
                 self._spare.forget(step)
-            settle(done)
+            settled(done)
 
-        def nowhere(error: Exception) -> None:
-            self._spare.refuses(step)
-            durable.set_exception(error)
+        def say_late(done: Future[T]) -> None:
+            if done.exception() is None:
+                say(done.result())
 
         if step.begins:
             # What was wrong with the outbox may be mended since.

@@ -139,6 +139,7 @@ def reporter_for(settings: Settings) -> Recorder:
     Raises:
         RuntimeError: a thread cannot be started.
     """
+    global _has_exited
     with _lock:
         # It opens in its own thread, while plugins are loaded in this one.
         _store_for(settings)
@@ -153,7 +154,7 @@ def reporter_for(settings: Settings) -> Recorder:
     )
     with _lock:
         if key not in _reporters:
-            watch_exit()
+            _has_exited = _has_exited or not watch_exit()
             _reporters[key] = Recorder(settings, plugins, _store_for(settings))
         return _reporters[key]
 

@@ -83,7 +83,7 @@ class Rest:
 
     def _not_from_memory(self, waiting: list[Step], *, final: bool) -> str:
         """Return the line that says what has not been delivered from memory."""
-        line = f"{len(waiting)} event(s) of this run could not be delivered: {self._why()}."
+        line = f"{len(waiting)} event(s) of this run could not be delivered: {self._spare.trouble or self._why()}."
         if not final:
             return line
         path = self._leave(waiting)
@@ -105,8 +105,6 @@ class Rest:
         return f"{busy} The last {len(steps)} event(s) of this run are in {path}; the next deployment sends them."
 
     def _why(self) -> str:
-        if self._spare.is_full:
-            return "there was no memory for them either"
         if self._sender is not None:
             if self._sender.stopped:
                 return "sending was stopped, as was said above"

@@ -48,6 +48,10 @@ class Spare:
         self._identities: set[Identity] = set()
         # What is not settled yet, by eventId.
         self._waiting: dict[str, Step] = {}
+        # What this process has recorded on disk and not sent yet, by eventId; and what is to be done when it is, since
+        # nothing may overtake it.
+        self._on_disk: dict[str, Identity] = {}
+        self._behind: dict[Identity, list[Callable[[], None]]] = {}
         # Those of which something could not be taken: what follows may not overtake it.
         self._refused: set[Identity] = set()
         # The open deployments whose start is here, by id; and how those ended whose start is elsewhere.
@@ -62,9 +66,11 @@ class Spare:
         return identity in self._identities
 
     @property
-    def is_full(self) -> bool:
-        """Whether memory could not take something either."""
-        return bool(self._refused)
+    def trouble(self) -> str | None:
+        """Why something could not be sent from here, if that is not a matter of sending."""
+        if self._refused:
+            return "there was no memory for them either"
+        return "they may not overtake what waits in the outbox" if self._behind else None
 
     def journal_for(self, step: Step) -> Journal:
         """Return the journal that ``step`` is to be recorded in.
@@ -78,7 +84,7 @@ class Spare:
         with self._lock:
             if self._journal is None:
                 self._store = Store(None)
-                self._journal = Journal(self._store, self._base_uri, self._plugins, self._is_settled)
+                self._journal = Journal(self._store, self._base_uri, self._plugins, settled=self._is_settled)
                 self._made(self._journal)
             return self._journal
 
@@ -95,6 +101,25 @@ class Spare:
             del self._started[step.deployment_id]
         elif kind.is_end:
             self._ends[step.deployment_id] = kind.value
+
+    def note_on_disk(self, step: Step) -> None:
+        """Note that ``step`` is in the outbox, and is to be sent from there."""
+        self._on_disk[str(step.event.event_id)] = step.event.identity
+
+    def is_sent(self, event_id: str) -> None:
+        """Note that an event is not to be sent from the outbox any more, and do what has waited for that."""
+        identity = self._on_disk.pop(event_id, None)
+        if identity is not None and identity not in list(self._on_disk.values()):
+            for go_on in self._behind.pop(identity, ()):
+                go_on()
+
+    def waits_behind(self, step: Step, go_on: Callable[[], None]) -> bool:
+        """Whether what came before ``step`` waits on disk; ``go_on`` is called once it does not."""
+        identity = step.event.identity
+        if identity not in list(self._on_disk.values()):
+            return False
+        self._behind.setdefault(identity, []).append(go_on)
+        return True
 
     def lets_go(self, step: Step) -> None:
         """Let ``step``, which begins something new, and what follows it go to the outbox, if nothing of it is here."""

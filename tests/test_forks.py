@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 from fault_kit import PLAIN, Deploys, deploys_fixture  # noqa: F401
 from fault_server import FaultServer, answer, repeats, told
+from outbox_kit import held
 
 
 @pytest.fixture
@@ -169,6 +170,7 @@ def test_a_worker_tells_what_its_parent_has_ended_long_ago(deploys: Deploys, ser
 
 CHILD = """
 import multiprocessing
+from concurrent.futures import ThreadPoolExecutor
 
 def deploys(kind):
     with deployment("billing", version=kind) as d:
@@ -177,6 +179,18 @@ def deploys(kind):
 def is_in_the_middle(kind):
     global d
     d = deployment("billing", version=kind).__enter__()
+
+def works(kind):
+    with deployment("billing", version=kind) as d:
+        time.sleep(0.5)
+        d.custom(step=1)
+
+def leaves_to_a_thread(kind):
+    threading.Thread(target=works, args=(kind,)).start()
+    time.sleep(0.1)
+
+def leaves_to_a_pool(kind):
+    ThreadPoolExecutor(2).submit(works, kind)
 
 if __name__ == "__main__":
     context = multiprocessing.get_context(sys.argv[1])
@@ -189,7 +203,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
-@pytest.mark.parametrize("target", ["deploys", "is_in_the_middle"])
+@pytest.mark.parametrize("target", ["deploys", "is_in_the_middle", "leaves_to_a_thread", "leaves_to_a_pool"])
 def test_a_child_of_multiprocessing_ends_as_any_process(
     deploys: Deploys, server: FaultServer, method: str, target: str
 ) -> None:
@@ -198,7 +212,7 @@ def test_a_child_of_multiprocessing_ends_as_any_process(
     assert (ended.status, ended.stdout, ended.stderr) == (3, "0\n", "")
     # Nobody else has sent anything: the parent tells no deployment.
     assert told(server.events) == {
-        "v1": ["started", "custom", "finished"] if target == "deploys" else ["started", "failed"]
+        "v1": ["started", "failed"] if target == "is_in_the_middle" else ["started", "custom", "finished"]
     }
     deploys.next_run()
     assert repeats(server.events) == 0
@@ -245,3 +259,28 @@ def test_a_subinterpreter_tells_nothing_and_says_so(deploys: Deploys, server: Fa
     assert ended.stderr.startswith("This is not the main interpreter of its process: this deployment is not told")
     assert server.posts == 0
     assert not deploys.outbox.exists()
+
+
+def test_forks_beside_an_outbox_that_is_held_wait_once(deploys: Deploys, server: FaultServer) -> None:
+    running = deploys.start(
+        """
+with deployment("billing", version="v1") as d:
+    flush(5)
+    ready()
+    while not os.path.exists("held"): time.sleep(0.01)
+    d.custom(step=1)
+    began = time.monotonic()
+    for _ in range(6):
+        if not os.fork():
+            os._exit(0)
+        os.wait()
+    print(time.monotonic() - began)
+leave(3)
+"""
+    ).until_ready()
+    with held(deploys.outbox):
+        (deploys.folder / "held").touch()
+        ended = running.ends()
+    assert ended.status == 3
+    # Seconds: the first waits for what is being done, for one at most.
+    assert float(ended.stdout) < 2

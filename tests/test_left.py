@@ -415,9 +415,68 @@ def test_what_there_is_no_memory_for_is_left(deploys: Deploys, server: FaultServ
     assert ended.status == (-signal.SIGTERM if when == "before a signal" else 3)
     assert "there is no memory left for it (SQLITE_NOMEM). Raise the limit of memory." in ended.stderr
     if when != "before a signal":
-        why = "could not be delivered: there was no memory for them either"
+        why = "there was no memory for them either"
+        if when == "in the middle":
+            why = "they may not overtake what waits in the outbox"
+        why = f"could not be delivered: {why}"
         assert f"event(s) of this run {why}. They are in {left(deploys)}" in ended.stderr
     deploys.next_run()
     end = "failed" if when == "before a signal" else "finished"
     assert told(server.events) == {"v1": ["started", "custom", end]}
+    assert repeats(server.events) == 0
+
+
+@pytest.mark.parametrize("heals", [False, True], ids=["the service stays away", "the service comes back"])
+def test_an_end_does_not_overtake_its_start_that_waits_on_a_disk_that_is_full(
+    deploys: Deploys, server: FaultServer, heals: bool
+) -> None:
+    server.heal(answer(503))
+    running = deploys.start(
+        """
+import resource, signal
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+with deployment("billing", version="v1"):
+    flush(0.5)
+    size = os.path.getsize(os.environ["LD_DEPLOY_OUTBOX"] + "-wal")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+    ready()
+    while not os.path.exists("healed"): time.sleep(0.01)
+leave(3)
+"""
+    ).until_ready()
+    if heals:
+        server.heal()
+    (deploys.folder / "healed").touch()
+    ended = running.ends()
+    assert ended.status == 3
+    server.heal()
+    deploys.next_run()
+    assert told(server.events) == {"v1": ["started", "finished"]}
+    assert repeats(server.events) == 0
+
+
+def test_an_end_does_not_overtake_its_start_that_waits_in_an_outbox_that_is_held(
+    deploys: Deploys, server: FaultServer
+) -> None:
+    server.heal(answer(503))
+    running = deploys.start(
+        f"""
+import ld_deploy_hooks._outbox._connection as connection
+connection._BUSY = 300
+with deployment("billing", version="v1"):
+    flush(0.5)
+    ready()
+    {until("held")}
+{until("healed")}
+leave(3)
+"""
+    ).until_ready()
+    with held(deploys.outbox):
+        server.heal()
+        (deploys.folder / "held").touch()
+        time.sleep(3)
+    (deploys.folder / "healed").touch()
+    assert running.ends().status == 3
+    deploys.next_run()
+    assert told(server.events) == {"v1": ["started", "finished"]}
     assert repeats(server.events) == 0
