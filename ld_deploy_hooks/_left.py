@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from ld_deploy_hooks._clock import now
 from ld_deploy_hooks._errors import OutboxError
 from ld_deploy_hooks._log import logger, say_once
-from ld_deploy_hooks._private import create_file, make_folder
+from ld_deploy_hooks._private import create_file, is_foreign, make_folder
 from ld_deploy_hooks._records import DeploymentEvent, EventType
 from ld_deploy_hooks._recovery import details_of
 
@@ -88,6 +88,9 @@ def leave(folder: Path, owner: str, steps: list[Step], delivered: list[str]) -> 
     }
     part = path.with_suffix(".part")
     try:
+        if any(map(_is_anothers, (folder.parent, folder.with_suffix("")))):
+            # As root in a user's: who could neither read nor remove it would have nothing left beside the outbox again.
+            return None
         make_folder(folder)
         # Not synced: a disk so slow that the outbox did not answer would hold the exit up as well. What is written
         # outlives the process, if not a power cut.
@@ -108,11 +111,17 @@ def take_up(folder: Path, box: Outbox) -> list[Path]:
         The files that are recorded, to be removed once that is durable.
     """
     try:
-        files = sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime_ns)
-    except OSError:
+        # Not what an editor puts beside a file that it shows.
+        files = [path for path in folder.iterdir() if path.suffix == ".json" and not path.name.startswith(".")]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        say_once(
+            f"What earlier runs have left in {folder} cannot be looked at ({type(error).__name__}). {_mend(folder)}"
+        )
         return []
     recorded = []
-    for path in files:
+    for path in sorted(files, key=_written_at):
         try:
             content = json.loads(_trusted_text(path))
             with box.transaction():
@@ -127,11 +136,31 @@ def take_up(folder: Path, box: Outbox) -> list[Path]:
         except OSError as error:
             say_once(
                 f"What an earlier run has left in {path} cannot be used ({type(error).__name__}): it is not a file of "
-                f"this user's, or cannot be read. Give it back with `sudo chown -R $(id -u) {folder}`, or remove it."
+                f"this user's, or cannot be read. {_mend(folder)}"
             )
         except Exception as error:
             _set_aside(path, error)
     return recorded
+
+
+def _is_anothers(path: Path) -> bool:
+    try:
+        owner = path.stat().st_uid
+    except OSError:
+        return False
+    return is_foreign(owner) and owner != 0
+
+
+def _written_at(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        # Another process was faster.
+        return 0
+
+
+def _mend(folder: Path) -> str:
+    return f"Give it back with `sudo chown -R $(id -u) {folder}`, or remove it."
 
 
 def _trusted_text(path: Path) -> str:

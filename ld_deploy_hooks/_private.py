@@ -6,9 +6,14 @@ import os
 import stat
 from pathlib import Path
 
-__all__ = ["create_file", "make_folder"]
+__all__ = ["create_file", "is_foreign", "make_folder"]
 
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+
+
+def is_foreign(owner: int) -> bool:
+    """Whether ``owner`` is the id of another user."""
+    return hasattr(os, "geteuid") and owner != os.geteuid()
 
 
 def make_folder(folder: Path, *, parents: bool = False) -> None:

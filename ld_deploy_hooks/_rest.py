@@ -58,12 +58,14 @@ class Rest:
             final: nothing is sent any more, and what is in memory or not on disk yet is left to the next run.
         """
         deadline = monotonic() + timeout
+        # Where there is no time at all, as at the exit of a process with many recorders, there is none for this.
+        least = min(_LEAST, timeout)
         lines = []
         self.lost = False
         if final and self._sender is not None:
             self._sender.close(timeout)
         try:
-            kept = self._journal.pending(max(deadline - monotonic(), _LEAST))
+            kept = self._journal.pending(max(deadline - monotonic(), least))
             # Delivered, but the outbox could not take that: a disk was full. Sent again, they would come out of order.
             if final and self._journal.sent and self._leave([]) is not None:
                 kept -= len(self._journal.sent)

@@ -15,7 +15,7 @@ import pytest
 from cryptography import x509
 from fault_kit import MARGIN, PLAIN, TOKEN, Deploys, Ended, deploys_fixture  # noqa: F401
 from fault_server import Exchange, FaultServer, Step, answer, dripping, garbage, hung_up, repeats, silent, told
-from outbox_kit import end, opened, start
+from outbox_kit import end, held, opened, start
 from wire import LOOPBACK, Authority, Server, tunnel
 
 
@@ -404,6 +404,30 @@ def test_what_another_process_was_told_to_wait_for_is_waited_for(deploys: Deploy
         (deploys.folder / "go on").touch()
         assert running.ends().lingered < 1 + MARGIN
         assert (told(server.events), server.posts) == ({"v2": ["started"]}, 2)
+
+
+def test_many_tokens_beside_an_outbox_that_is_held_hold_no_exit_up(deploys: Deploys) -> None:
+    with FaultServer() as server:
+        deploys.set(LD_BASE_URI=server.base_uri, LD_DEPLOY_FLUSH_TIMEOUT="0.2")
+        running = deploys.start(
+            """
+for number in range(80):
+    os.environ["LD_ACCESS_TOKEN"] = f"api-{number}"
+    with deployment(f"app{number}", version="v1"):
+        pass
+ready()
+while not os.path.exists("held"): time.sleep(0.01)
+leave()
+"""
+        ).until_ready()
+        with held(deploys.outbox):
+            (deploys.folder / "held").touch()
+            ended = running.ends()
+        assert ended.status == 0
+        assert ended.lingered < 0.2 + MARGIN
+        deploys.next_run()
+        assert repeats(server.events) == 0
+        assert len(server.events) == 160
 
 
 def test_many_tokens_beside_a_service_that_is_silent_hold_no_exit_up(deploys: Deploys) -> None:

@@ -206,6 +206,34 @@ def test_what_this_user_has_not_left_is_never_told(deploys: Deploys, server: Fau
     assert "finished" not in told(server.events)["v1"]
 
 
+def test_what_an_editor_puts_there_keeps_nothing_from_being_sent(deploys: Deploys, server: FaultServer) -> None:
+    leaves_its_end(deploys, "v1")
+    (left(deploys) / ".#lock.json").symlink_to("nowhere")
+    deploys.next_run()
+    assert told(server.events)["v1"] == ["started", "finished"]
+
+
+def test_a_folder_that_cannot_be_looked_at_is_said(deploys: Deploys, server: FaultServer) -> None:
+    left(deploys).parent.mkdir()
+    left(deploys).symlink_to(left(deploys))
+    ended = deploys.run(PLAIN, "v1")
+    assert ended.status == 3
+    assert f"What earlier runs have left in {left(deploys)} cannot be looked at (OSError)" in ended.stderr
+    assert f"`sudo chown -R $(id -u) {left(deploys)}`" in ended.stderr
+    assert told(server.events) == {"v1": ["started", "finished"]}
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="needs root, in another user's folder")
+def test_root_leaves_nothing_beside_the_outbox_of_another_user(deploys: Deploys, server: FaultServer) -> None:
+    server.heal(answer(503))
+    deploys.outbox.parent.mkdir()
+    os.chown(deploys.outbox.parent, 65534, 65534)
+    ended = deploys.run(PLAIN, "v1")
+    assert ended.status == 3
+    assert "They are lost: nothing can be written beside the outbox either." in ended.stderr
+    assert list(deploys.outbox.parent.iterdir()) == []
+
+
 def test_the_events_of_an_identity_stay_in_order_between_memory_and_the_outbox(deploys: Deploys) -> None:
     with FaultServer(answer(), answer(503), answer()) as server:
         deploys.set(LD_BASE_URI=server.base_uri, LD_DEPLOY_FLUSH_TIMEOUT="10")

@@ -13,9 +13,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import quote
 
-from ld_deploy_hooks import _private
 from ld_deploy_hooks._errors import OutboxError
-from ld_deploy_hooks._outbox._refusals import COMPANIONS, ELSEWHERE, is_foreign, no_trust, os_error_name, refusal
+from ld_deploy_hooks._outbox._refusals import COMPANIONS, ELSEWHERE, no_trust, os_error_name, refusal
+from ld_deploy_hooks._private import create_file, is_foreign
+from ld_deploy_hooks._private import make_folder as make_private_folder
 
 if sys.platform != "win32":
     import fcntl
@@ -70,7 +71,7 @@ def make_folder(path: Path) -> None:
         OutboxError: it belongs to another user.
         OSError: the operating system says no.
     """
-    _private.make_folder(path.parent, parents=True)
+    make_private_folder(path.parent, parents=True)
     _check_folder(path)
 
 
@@ -92,7 +93,7 @@ def make_file(path: Path) -> None:
         OSError: the operating system says no.
     """
     try:
-        os.close(_private.create_file(path))
+        os.close(create_file(path))
     except FileExistsError:
         _check_file(path)
 
@@ -162,7 +163,7 @@ def set_aside(path: Path) -> Path:
         if not any(os.path.lexists(f"{target}{companion}") for companion in COMPANIONS):
             try:
                 # Renaming overwrites: the name is taken first.
-                os.close(_private.create_file(target))
+                os.close(create_file(target))
                 break
             except FileExistsError:
                 continue

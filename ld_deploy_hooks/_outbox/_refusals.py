@@ -11,11 +11,12 @@ from contextlib import suppress
 from pathlib import Path
 
 from ld_deploy_hooks._errors import OutboxError
+from ld_deploy_hooks._private import is_foreign
 
 if sys.platform != "win32":
     import pwd
 
-__all__ = ["COMPANIONS", "ELSEWHERE", "is_foreign", "no_trust", "os_error_name", "refusal"]
+__all__ = ["COMPANIONS", "ELSEWHERE", "no_trust", "os_error_name", "refusal"]
 
 # What SQLite keeps beside a file, in the order in which it must go: a file without its log is old, but a log beside a
 # file that is not its own would be written into that one.
@@ -105,11 +106,6 @@ def _give_back(suspect: Path, owner: int) -> str:
     if Path(os.path.expanduser("~")) in suspect.parents:  # noqa: PTH111 (Path.home() raises where there is none)
         return f"{what}. Give it back with `sudo chown -R {_user(me)} {shlex.quote(str(suspect))}`, or {ELSEWHERE}"
     return f"{what}. Please {ELSEWHERE}"
-
-
-def is_foreign(owner: int) -> bool:
-    """Whether ``owner`` is the id of another user."""
-    return hasattr(os, "geteuid") and owner != os.geteuid()
 
 
 def _user(number: int) -> str:
