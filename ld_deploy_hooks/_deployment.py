@@ -27,8 +27,7 @@ from ld_deploy_hooks._entries import (
 )
 from ld_deploy_hooks._errors import SettingsError
 from ld_deploy_hooks._fields import Fields
-from ld_deploy_hooks._log import internal_fault, say_once
-from ld_deploy_hooks._outside import is_from_outside
+from ld_deploy_hooks._log import internal_fault
 from ld_deploy_hooks._untold import untold
 
 if TYPE_CHECKING:
@@ -172,16 +171,9 @@ class Block:
         """Whether what the function returned means success, by the user's ``success``."""
         if self._success is None:
             return True
-        try:
-            return bool(self._success(result))
-        except BaseException as error:
-            if is_from_outside(error):
-                raise
-            say_once(
-                f"deployment(success=...): the callable raised {type(error).__name__}, so the result counts as a "
-                "success. It is called with what the function returned; make it return True or False."
-            )
-            return True
+        from ld_deploy_hooks._success import means_success
+
+        return means_success(self._success, result)
 
     def __copy__(self) -> Block:
         return self
@@ -325,8 +317,11 @@ def deployment(
     for name, switch in (("pre_and_post", pre_and_post), ("autostart", autostart)):
         if not isinstance(switch, bool):
             raise TypeError(f"deployment({name}=...) takes True or False, not {type(switch).__name__}")
-    if success is not None and not callable(success):
-        raise TypeError(f"deployment(success=...) takes a callable, not {type(success).__name__}")
+    if success is not None:
+        # Not loaded for those without: tasks are decorated for `--list` and `--help` too.
+        from ld_deploy_hooks._success import check_success
+
+        check_success(success)
     values = {
         "application_key": application_key,
         "version": version,

@@ -56,8 +56,16 @@ class Store:
 
     def _open(self) -> Outbox:
         # Imported here, in the writer's thread: sqlite3 is no business of the caller's.
-        with unforkable():
-            from ld_deploy_hooks._outbox import Outbox, on_network
+        try:
+            with unforkable():
+                from ld_deploy_hooks._outbox import Outbox, on_network
+        except ImportError as error:
+            where = str(self._path or ":memory:")
+            raise OutboxError(
+                f"The outbox {where} cannot be used: {error.name or 'a module'} cannot be imported. Use a Python that "
+                "was built with SQLite, and raise the limit of memory if there is one.",
+                path=where,
+            ) from None
 
         box = Outbox(self._path)
         try:

@@ -239,3 +239,29 @@ def test_functions_of_one_name_are_not_taken_for_equal() -> None:
 
     one, two = deployment("web")(make(1)), deployment("api")(other)
     assert one.__code__ != two.__code__
+
+
+async def _judges(result: object) -> bool:
+    return False
+
+
+class _Judge:
+    async def __call__(self, result: object) -> bool:
+        return False
+
+
+@pytest.mark.parametrize("success", [_judges, _Judge()], ids=["a function", "an object"])
+def test_a_judge_that_would_have_to_be_awaited_is_refused(success: Any) -> None:
+    with pytest.raises(TypeError, match="is called and not awaited: give it a plain function"):
+        deployment("billing", success=success)
+
+
+def test_a_coroutine_is_no_judgement(told: Told) -> None:
+    @deployment("billing", success=lambda result: _judges(result))
+    def deploy() -> int:
+        return 1
+
+    assert deploy() == 1
+    assert told.kinds() == ["started", "finished"]
+    (line,) = told.lines
+    assert line.startswith("deployment(success=...): the callable returned a coroutine, which nobody awaits")

@@ -508,3 +508,25 @@ leave(3)
     deploys.next_run()
     assert told(server.events) == {"v1": ["started", "finished"]}
     assert repeats(server.events) == 0
+
+
+def test_without_sqlite_everything_is_left_and_every_command_says_why(deploys: Deploys, server: FaultServer) -> None:
+    before = deploys.env.get("PYTHONPATH", "")
+    (deploys.folder / "site").mkdir()
+    (deploys.folder / "site" / "sitecustomize.py").write_text("import sys\nsys.modules['_sqlite3'] = None\n")
+    deploys.outbox.parent.mkdir()
+    deploys.set(PYTHONPATH=os.pathsep.join([str(deploys.folder / "site"), before]))
+    ended = deploys.run(PLAIN, "v1")
+    assert (ended.status, ended.stdout) == (3, "deploying\n")
+    assert "_sqlite3 cannot be imported. Use a Python that was built with SQLite" in ended.stderr
+    assert "This is a fault of ld-deploy-hooks" not in ended.stderr
+    assert f"They are in {left(deploys)}" in ended.stderr
+    for command in ("flush", "status", "doctor", "send"):
+        more = ["started", "--application-key", "web", "--version", "v2"] if command == "send" else []
+        ended = deploys.command(command, *more)
+        assert ended.status != 0, command
+        assert "Traceback" not in ended.stderr
+        assert "SQLite" in ended.stderr
+    deploys.set(PYTHONPATH=before)
+    deploys.next_run()
+    assert told(server.events)["v1"] == ["started", "finished"]

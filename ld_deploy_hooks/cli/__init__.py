@@ -58,6 +58,11 @@ def _status_of(arguments: argparse.Namespace) -> int:
     except DeployHooksError as error:
         complain(f"ld-deploy: {error}")
         return 2
+    except ImportError as error:
+        if error.name not in ("sqlite3", "_sqlite3"):
+            raise
+        complain("ld-deploy: the outbox cannot be used: this Python was built without SQLite. Use another one.")
+        return 2
     except KeyboardInterrupt:
         return 130
     finally:
