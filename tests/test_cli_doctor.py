@@ -542,6 +542,9 @@ def entries(text: str) -> str:
     [
         (entries("{deploy: {application_key: web, metadata: {a: b}, pre_and_post: false}, 'release.*': }"), None, ""),
         (entries("{on: {application_key: web}}"), "fault", "True is the name of no task"),
+        (entries("{2024: {application_key: web}}"), "fault", "2024 is a number, at which Invoke ends"),
+        (entries("{deploy: {application_key: web, disabled: true}}"), "fault", "deploy: disabled is on, so the task"),
+        (entries("{deploy: {application_key: web, dry_run: true}}"), "fault", "deploy: dry_run is on, so the task"),
         (entries("[deploy]"), "fault", "tasks: is no mapping, so no task is a deployment by it"),
         (entries("{deploy: web}"), "fault", "tasks: deploy: is no mapping, so the task is not told"),
         (entries("{deploy: {aplication_key: web}}"), "warning", "aplication_key ("),
@@ -564,6 +567,29 @@ def test_what_the_hosts_configuration_says_of_tasks(deploys: Deploys, text: str,
     assert [found_level for found_level, _, _ in found] == ([level] if level else [])
     assert says in "".join(message for _, _, message in found)
     assert not (deploys.folder / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ("", "For the tasks beside "),
+        (", environment_key: production, disabled: true", "disabled is on in "),
+        (", environment_key: production", None),
+    ],
+)
+def test_each_host_has_its_own_configuration(deploys: Deploys, more: str, says: str | None) -> None:
+    del deploys.env["LD_ENVIRONMENT"]
+    for tasks, file, named, own in (
+        ("tasks.py", "invoke.yaml", INV, ", environment_key: production"),
+        ("fabfile.py", "fabric.yaml", FAB, more),
+    ):
+        (deploys.folder / tasks).write_text(TASKS)
+        section = f"ld_deploy_hooks: {{tasks: {{deploy: {{application_key: web}}}}{own}}}\n"
+        (deploys.folder / file).write_text(executor(named) + section)
+    status, found = findings(deploys)
+    assert status == (says is not None), found
+    faults = [message for level, _, message in found if level == "fault"]
+    assert [says is not None and says in message for message in faults] == ([True] if says else [])
 
 
 @pytest.mark.parametrize(

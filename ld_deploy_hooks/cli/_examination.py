@@ -65,7 +65,7 @@ def examine(folder: Path | None) -> Examination:
     found = [
         *_of_settings(settings),
         *(finding for file in files for finding in file.findings),
-        *_of_what_is_not_taken(files, taken),
+        *_of_what_is_not_taken(files, taken, settings),
         *(Finding(WARNING, "plugins", line) for line in lines),
         *_of_deployhooks(folder),
         *_of_outbox(settings),
@@ -111,14 +111,31 @@ def _level(problem: Problem, settings: Settings) -> str:
     return FAULT if unsent or untold or settings.strict else WARNING
 
 
-def _of_what_is_not_taken(files: list[HostFile], taken: HostFile | None) -> Iterator[Finding]:
+def _of_what_is_not_taken(files: list[HostFile], taken: HostFile | None, settings: Settings) -> Iterator[Finding]:
     for file in files:
         if file.section and file is not taken and taken is not None:
             message = f"{file.path} has settings too; shown are those of {taken.path}."
             yield Finding(NOTE, "host configuration", message)
+            yield from _of_another(file, settings)
         for name in sorted(set(RUNS_CODE).intersection(file.section)):
             message = f"{name} of {file.path} counts for its host alone: `ld-deploy plugins` looks at it."
             yield Finding(NOTE, "plugins", message)
+
+
+def _of_another(file: HostFile, shown: Settings) -> Iterator[Finding]:
+    """Yield why a deployment of the host of ``file`` would not be told, where one with the ``shown`` settings would."""
+    from ld_deploy_hooks._reporter import plugins_defaults
+    from ld_deploy_hooks._settings import resolve
+
+    host = {name: value for name, value in file.section.items() if name not in RUNS_CODE}
+    settings = resolve(host=host, host_name=str(file.path), defaults=plugins_defaults)
+    if settings.silent and not shown.silent:
+        switch = "disabled" if settings.disabled else "dry_run"
+        message = f"{switch} is on in {file.path}: its host tells no deployment. Take it out."
+        yield Finding(FAULT, "host configuration", message)
+    for problem in settings.problems:
+        if problem.missing and problem.field not in (*_SAID_IN_CODE, *shown.missing):
+            yield Finding(FAULT, "host configuration", f"For the tasks beside {file.path}: {problem.message}")
 
 
 def _of_deployhooks(folder: Path | None) -> Iterator[Finding]:

@@ -42,7 +42,11 @@ def of_mapped_tasks(path: Path, tasks: Path, section: Mapping[str, Any]) -> Iter
         if is_no_name(name):
             yield Finding(FAULT, _ABOUT, f"{where} {no_name(name)}")
             continue
-        if words is not None and _is_plain(str(name)) and _spelled(str(name)) not in words:
+        if not isinstance(name, str):
+            message = "is a number, at which Invoke ends with an error before the first task. Put it in quotes."
+            yield Finding(FAULT, _ABOUT, f"{where} {name} {message}")
+            continue
+        if words is not None and _is_plain(name) and _spelled(name) not in words:
             message = f"{name} is nowhere in {tasks.name}: if no task is called so, this entry tells nothing."
             yield Finding(WARNING, _ABOUT, f"{where} {message}")
         entry = {} if entry is None else entry
@@ -51,12 +55,10 @@ def of_mapped_tasks(path: Path, tasks: Path, section: Mapping[str, Any]) -> Iter
             yield Finding(FAULT, _ABOUT, f"{where} {name}: {message}")
             continue
         yield from _of_entry(f"{where} {name}", entry)
-        if not _has_application({**section, **entry}):
-            # A decorator may say it, or a plugin that only the host loads.
-            plugins = "plugins" in section or os.path.lexists(tasks.parent / "deployhooks.py")
-            certain = words is not None and "deployment" not in words and not plugins
-            message = "application_key is not set, so the task is not told. Set it there, or LD_DEPLOY_APPLICATION_KEY."
-            yield Finding(FAULT if certain else WARNING, _ABOUT, f"{where} {name}: {message}")
+        # A decorator may say it, or a plugin that only the host loads.
+        plugins = "plugins" in section or os.path.lexists(tasks.parent / "deployhooks.py")
+        certain = words is not None and "deployment" not in words and not plugins
+        yield from _of_what_counts(f"{where} {name}", {**section, **entry}, entry, certain=certain)
 
 
 def _of_entry(where: str, entry: Mapping[str, Any]) -> Iterator[Finding]:
@@ -65,7 +67,8 @@ def _of_entry(where: str, entry: Mapping[str, Any]) -> Iterator[Finding]:
 
     for problem in resolve(host=entry, host_name=where).problems:
         if where in problem.message:
-            yield Finding(FAULT if problem.fault and problem.field in REQUIRED else WARNING, _ABOUT, problem.message)
+            unsent = problem.field in (*REQUIRED, "access_token", "base_uri")
+            yield Finding(FAULT if problem.fault and unsent else WARNING, _ABOUT, problem.message)
     for option in _OPTIONS:
         if option in entry:
             try:
@@ -74,16 +77,21 @@ def _of_entry(where: str, entry: Mapping[str, Any]) -> Iterator[Finding]:
                 yield Finding(WARNING, _ABOUT, f"{where}: {error}. The options beside it are passed over as well.")
 
 
-def _has_application(section: Mapping[str, Any]) -> bool:
+def _of_what_counts(
+    where: str, section: Mapping[str, Any], entry: Mapping[str, Any], *, certain: bool
+) -> Iterator[Finding]:
     from ld_deploy_hooks._reporter import plugins_defaults
     from ld_deploy_hooks._settings import resolve
 
     # Of plugins only those that are loaded here anyway.
     host = {name: value for name, value in section.items() if name not in RUNS_CODE}
-    settings = resolve(host=host, defaults=plugins_defaults)
-    return settings.silent or not any(
-        problem.missing and problem.field == "application_key" for problem in settings.problems
-    )
+    settings = resolve(host=host, host_name=where, defaults=plugins_defaults)
+    for switch in ("disabled", "dry_run"):
+        if getattr(settings, switch) and settings.sources[switch] == where and switch in entry:
+            yield Finding(FAULT, _ABOUT, f"{where}: {switch} is on, so the task is not told. Take it out.")
+    if any(problem.missing and problem.field == "application_key" for problem in settings.problems):
+        message = "application_key is not set, so the task is not told. Set it there, or LD_DEPLOY_APPLICATION_KEY."
+        yield Finding(FAULT if certain else WARNING, _ABOUT, f"{where}: {message}")
 
 
 def _words(tasks: Path) -> set[str] | None:

@@ -100,7 +100,9 @@ def notice_missing_executor() -> None:
         executor = program.executor_class
         name = getattr(executor, "__qualname__", type(executor).__qualname__)
         step = "Derive it from invoke.Executor and ld_deploy_hooks.invoke.Deploying."
-        if isinstance(executor, type) and issubclass(executor, Executor):
+        if hasattr(executor, "keeps_hands_off"):
+            step = "It is ours, but execute() of that program makes another one: let that use program.executor_class."
+        elif isinstance(executor, type) and issubclass(executor, Executor):
             step = "Call ld_deploy_hooks.invoke.install(program) before program.run()."
         say_once(
             f"{name} is the executor of the program {program.name}, so pre and post tasks and hosts are not told as "
