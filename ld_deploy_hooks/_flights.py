@@ -13,6 +13,7 @@ from queue import SimpleQueue
 from typing import Any, Protocol
 
 from ld_deploy_hooks._clock import monotonic
+from ld_deploy_hooks._threads import DaemonThread
 
 __all__ = ["Answer", "Attempt", "Client", "Flights"]
 
@@ -119,7 +120,7 @@ class Flights:
 
     def _hire(self) -> _Jobs:
         jobs: _Jobs = SimpleQueue()
-        threading.Thread(target=self._work, args=(jobs,), name="ld-deploy-post", daemon=True).start()
+        DaemonThread(self._work, "ld-deploy-post", (jobs,)).start()
         return jobs
 
     def _work(self, jobs: _Jobs) -> None:

@@ -16,6 +16,7 @@ from ld_deploy_hooks._backoff import backoff, jitter
 from ld_deploy_hooks._clock import monotonic, now
 from ld_deploy_hooks._flights import Answer, Attempt, Client, Flights
 from ld_deploy_hooks._log import internal_fault, say_once
+from ld_deploy_hooks._threads import DaemonThread
 
 __all__ = ["ATTEMPT", "Item", "Sender", "Source"]
 
@@ -114,7 +115,7 @@ class Sender:
         self.stopped: str | None = None
         # What the last attempt that failed met with, until one succeeds.
         self.trouble: str | None = None
-        self._thread = threading.Thread(target=self._run, name="ld-deploy-sender", daemon=True)
+        self._thread = DaemonThread(self._run, "ld-deploy-sender")
         try:
             self._thread.start()
             self._flights.prepare()

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from ld_deploy_hooks._clock import monotonic
 from ld_deploy_hooks._log import logger
+from ld_deploy_hooks._threads import DaemonThread
 
 __all__ = ["TELLING", "Tells"]
 
@@ -187,7 +188,7 @@ class _Listener:
         )
 
     def _start(self) -> None:
-        self.thread = threading.Thread(target=self._run, name=TELLING, daemon=True)
+        self.thread = DaemonThread(self._run, TELLING)
         try:
             self.thread.start()
         except RuntimeError:

@@ -17,6 +17,7 @@ from ld_deploy_hooks._errors import OutboxError
 from ld_deploy_hooks._forking import unforkable
 from ld_deploy_hooks._future import Future
 from ld_deploy_hooks._log import internal_fault
+from ld_deploy_hooks._threads import DaemonThread
 
 __all__ = ["Direct", "Store", "Writer"]
 
@@ -71,7 +72,7 @@ class Writer(Generic[S]):
         self._is_over = False
         self._process = os.getpid()
         self._queue: SimpleQueue[tuple[Callable[[S], Any], Future[Any]] | None] = SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="ld-deploy-writer", daemon=True)
+        self._thread = DaemonThread(self._run, "ld-deploy-writer")
         self._thread.start()
 
     def submit(self, command: Callable[[S], T]) -> Future[T]:

@@ -648,3 +648,32 @@ def test_a_deploy_that_changes_its_root_folder_ends_once(deploys: Deploys, serve
     assert (ended.status, "Traceback" in ended.stderr) == (3, False)
     deploys.next_run()
     assert told(server.events) == {"v1": ["started", "custom", "finished"]}
+
+
+# As where memory runs out right between the start of a thread by the system and its first line in Python.
+DIES_EARLY = """
+import threading
+bootstrap = threading.Thread._bootstrap
+
+def dies(self):
+    if not self.name.startswith(sys.argv[2]):
+        bootstrap(self)
+
+threading.Thread._bootstrap = dies
+with deployment("billing", version="v1"):
+    print("deploying")
+leave(3)
+"""
+
+
+@pytest.mark.parametrize("name", ["ld-deploy-writer", "ld-deploy-sender", "ld-deploy-post", "ld-deploy-tells", "ld-"])
+def test_a_thread_that_dies_before_it_has_begun_holds_nothing_up(
+    deploys: Deploys, server: FaultServer, name: str
+) -> None:
+    # A plugin that is told, and git, which is asked in a thread of its own.
+    deploys.set(LD_DEPLOY_PLUGINS="")
+    ended = deploys.run(DIES_EARLY, "v1", name)
+    assert (ended.status, ended.stdout) == (3, "deploying\n")
+    assert ended.lingered < 2 + MARGIN
+    deploys.next_run()
+    assert told(server.events) == {"v1": ["started", "finished"]}

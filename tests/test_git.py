@@ -6,13 +6,13 @@ import os
 import re
 import shutil
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import pytest
 from told import Told, script, settings, told_fixture  # noqa: F401
@@ -52,14 +52,17 @@ def _event(kind: EventType) -> DeploymentEvent:
     return DeploymentEvent(event_type=kind, event_time=1, **RECORD.identity._asdict())
 
 
+def patient() -> Any:
+    """In the block git has all the time that it wants."""
+    return mock.patch.object(git, "_MOMENT", 10.0)
+
+
 def _metadata() -> dict[str, Any]:
     """Return what a deployment is told with in the end, when git has had all the time that it wants."""
     git.ld_deploy_provide_defaults(resolve())
     known = git.ld_deploy_add_metadata(RECORD) or {}
-    for thread in threading.enumerate():
-        if thread.name == "ld-deploy-git":
-            thread.join(10)
-    ended = git.ld_deploy_modify_event(_event(EventType.FINISHED))
+    with patient():
+        ended = git.ld_deploy_modify_event(_event(EventType.FINISHED))
     return {**known, **(ended.deployment_metadata if ended is not None else {})}
 
 
@@ -153,10 +156,8 @@ def test_who_gave_version_and_application_does_not_wait_and_the_end_carries_the_
     git.ld_deploy_started(RECORD)
     assert git.ld_deploy_modify_event(_event(EventType.CUSTOM)) is None
     monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))  # as deploys do on their way
-    for thread in threading.enumerate():
-        if thread.name == "ld-deploy-git":
-            thread.join(10)
-    ended = git.ld_deploy_modify_event(_event(EventType.FINISHED))
+    with patient():
+        ended = git.ld_deploy_modify_event(_event(EventType.FINISHED))
     assert ended is not None
     assert ended.deployment_metadata == {
         "commit": _git(repository, "rev-parse", "HEAD"),
@@ -264,9 +265,7 @@ from ld_deploy_hooks.plugins import git
 print(git.ld_deploy_provide_defaults(resolve()))
 identity = Identity("p", "e", "a", "1")
 git.ld_deploy_add_metadata(DeploymentRecord(id="1", identity=identity, state="started"))
-for thread in threading.enumerate():
-    if thread.name == "ld-deploy-git":
-        thread.join(10)
+git._MOMENT = 10.0
 end = DeploymentEvent(event_type=EventType.FINISHED, event_time=1, **identity._asdict())
 print(dict(git.ld_deploy_modify_event(end).deployment_metadata))
 """
@@ -315,10 +314,8 @@ def test_outside_a_repository_it_is_called_once_for_the_metadata(
     monkeypatch.chdir(tmp_path)
     git.ld_deploy_add_metadata(RECORD)
     git.ld_deploy_started(RECORD)
-    for thread in threading.enumerate():
-        if thread.name == "ld-deploy-git":
-            thread.join(10)
-    assert git.ld_deploy_modify_event(_event(EventType.FINISHED)) is not None
+    with patient():
+        assert git.ld_deploy_modify_event(_event(EventType.FINISHED)) is not None
     (asked,) = (slow_git / "asked").read_text().splitlines()
     assert "rev-list" in asked
 
@@ -352,9 +349,8 @@ begun = time.monotonic()
 with deployment():
     entered = time.monotonic() - begun
     Path(os.environ["SLOW"]).unlink()
-    deadline = time.monotonic() + 20
-    while any(thread.name == "ld-deploy-git" for thread in threading.enumerate()) and time.monotonic() < deadline:
-        time.sleep(0.01)
+    from ld_deploy_hooks.plugins import git
+    git._MOMENT = 20.0
 print(entered)
 """
 
@@ -380,7 +376,7 @@ def test_a_slow_git_holds_no_start_up_whose_version_is_given(
 ) -> None:
     env = _told_env(told, child_env) | given
     env |= {"PATH": f"{slow_git}{os.pathsep}{child_env['PATH']}", "SLOW": str(slow_git / "slow")}
-    done = run_python(script("import threading\n" + SLOW_DEPLOY), env=env, cwd=repository)
+    done = run_python(script(SLOW_DEPLOY), env=env, cwd=repository)
     assert (done.returncode, done.stderr) == (0, "")
     # It would have waited until git's patience ends.
     assert float(done.stdout) < 1.5

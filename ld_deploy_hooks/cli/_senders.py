@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+
+from ld_deploy_hooks._threads import DaemonThread
 
 __all__ = ["Listener"]
 
@@ -44,7 +45,7 @@ class Listener:
     @contextmanager
     def listening(self) -> Iterator[None]:
         """Take the signals that were held back, and those that come in the block; all of them, when it is left."""
-        thread = threading.Thread(target=self._listen, name="ld-deploy-signals", daemon=True)
+        thread = DaemonThread(self._listen, "ld-deploy-signals")
         try:
             if self._numbers:
                 thread.start()

@@ -10,6 +10,7 @@ it says travels with the end of the deployment. Where they are not, one process 
 
 from __future__ import annotations
 
+import _thread
 import re
 import threading
 from collections.abc import Callable, Mapping
@@ -72,7 +73,8 @@ class _Repository:
                 self._known.set()
 
         try:
-            threading.Thread(target=ask, name="ld-deploy-git", daemon=True).start()
+            # Not by `threading`, which waits without a bound for one that dies before it has begun (of no memory).
+            _thread.start_new_thread(ask, ())
         except RuntimeError:  # none can be started any more
             self._known.set()
 
