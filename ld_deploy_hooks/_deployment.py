@@ -29,6 +29,7 @@ from ld_deploy_hooks._errors import SettingsError
 from ld_deploy_hooks._fields import Fields
 from ld_deploy_hooks._log import internal_fault
 from ld_deploy_hooks._untold import untold
+from ld_deploy_hooks._verdicts import check_success, means_success
 
 if TYPE_CHECKING:
     from typing import TypeVar
@@ -169,11 +170,7 @@ class Block:
 
     def succeeded(self, result: Any) -> bool:
         """Whether what the function returned means success, by the user's ``success``."""
-        if self._success is None:
-            return True
-        from ld_deploy_hooks._success import means_success
-
-        return means_success(self._success, result)
+        return self._success is None or means_success(self._success, result)
 
     def __copy__(self) -> Block:
         return self
@@ -318,9 +315,6 @@ def deployment(
         if not isinstance(switch, bool):
             raise TypeError(f"deployment({name}=...) takes True or False, not {type(switch).__name__}")
     if success is not None:
-        # Not loaded for those without: tasks are decorated for `--list` and `--help` too.
-        from ld_deploy_hooks._success import check_success
-
         check_success(success)
     values = {
         "application_key": application_key,

@@ -104,22 +104,27 @@ class Spare:
 
     def note_on_disk(self, step: Step) -> None:
         """Note that ``step`` is in the outbox, and is to be sent from there."""
-        self._on_disk[str(step.event.event_id)] = step.event.identity
+        with self._lock:
+            self._on_disk[str(step.event.event_id)] = step.event.identity
 
     def is_sent(self, event_id: str) -> None:
         """Note that an event is not to be sent from the outbox any more, and do what has waited for that."""
-        identity = self._on_disk.pop(event_id, None)
-        if identity is not None and identity not in list(self._on_disk.values()):
-            for go_on in self._behind.pop(identity, ()):
-                go_on()
+        go_ons: list[Callable[[], None]] = []
+        with self._lock:
+            identity = self._on_disk.pop(event_id, None)
+            if identity is not None and identity not in self._on_disk.values():
+                go_ons = self._behind.pop(identity, [])
+        for go_on in go_ons:
+            go_on()
 
     def waits_behind(self, step: Step, go_on: Callable[[], None]) -> bool:
         """Whether what came before ``step`` waits on disk; ``go_on`` is called once it does not."""
         identity = step.event.identity
-        if identity not in list(self._on_disk.values()):
-            return False
-        self._behind.setdefault(identity, []).append(go_on)
-        return True
+        with self._lock:
+            if identity not in self._on_disk.values():
+                return False
+            self._behind.setdefault(identity, []).append(go_on)
+            return True
 
     def lets_go(self, step: Step) -> None:
         """Let ``step``, which begins something new, and what follows it go to the outbox, if nothing of it is here."""

@@ -38,7 +38,6 @@ FLOORS = {
     "_forking": 0.5,
     "_mapping": 0.5,
     "_private": 0.5,
-    "_success": 0.5,
     "_threads": 0.5,
     "_metadata": 0.5,
     "_pyproject": 0.5,
