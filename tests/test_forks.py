@@ -253,6 +253,8 @@ leave(3)
 
 
 def test_a_subinterpreter_tells_nothing_and_says_so(deploys: Deploys, server: FaultServer) -> None:
+    # Coverage, which would start there as well, cannot.
+    deploys.env.pop("COVERAGE_PROCESS_START", None)
     ended = deploys.run(IN_ANOTHER)
     assert (ended.status, ended.stdout) == (3, "started\nstarted\nTrue 1\n")
     assert len(ended.lines) == 1
@@ -262,6 +264,7 @@ def test_a_subinterpreter_tells_nothing_and_says_so(deploys: Deploys, server: Fa
 
 
 def test_forks_beside_an_outbox_that_is_held_wait_once(deploys: Deploys, server: FaultServer) -> None:
+    deploys.set(LD_DEPLOY_FLUSH_TIMEOUT="0.2")
     running = deploys.start(
         """
 with deployment("billing", version="v1") as d:

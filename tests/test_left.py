@@ -511,6 +511,8 @@ leave(3)
 
 
 def test_without_sqlite_everything_is_left_and_every_command_says_why(deploys: Deploys, server: FaultServer) -> None:
+    # Coverage would have loaded it already.
+    deploys.env.pop("COVERAGE_PROCESS_START", None)
     before = deploys.env.get("PYTHONPATH", "")
     (deploys.folder / "site").mkdir()
     (deploys.folder / "site" / "sitecustomize.py").write_text("import sys\nsys.modules['_sqlite3'] = None\n")
