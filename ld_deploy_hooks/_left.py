@@ -23,7 +23,7 @@ from ld_deploy_hooks._recovery import details_of
 if TYPE_CHECKING:
     from ld_deploy_hooks._outbox import Outbox
 
-__all__ = ["Step", "leave", "remove", "take_up"]
+__all__ = ["Step", "files_in", "leave", "remove", "take_up"]
 
 
 class Step(NamedTuple):
@@ -111,10 +111,7 @@ def take_up(folder: Path, box: Outbox) -> list[Path]:
         The files that are recorded, to be removed once that is durable.
     """
     try:
-        # Not what an editor puts beside a file that it shows.
-        files = [path for path in folder.iterdir() if path.suffix == ".json" and not path.name.startswith(".")]
-    except (FileNotFoundError, NotADirectoryError):
-        return []
+        files = files_in(folder)
     except OSError as error:
         say_once(
             f"What earlier runs have left in {folder} cannot be looked at ({type(error).__name__}). {_mend(folder)}"
@@ -141,6 +138,19 @@ def take_up(folder: Path, box: Outbox) -> list[Path]:
         except Exception as error:
             _set_aside(path, error)
     return recorded
+
+
+def files_in(folder: Path) -> list[Path]:
+    """Return the files that processes have left in ``folder``, there or not, and that are not taken up yet.
+
+    Raises:
+        OSError: it cannot be looked at.
+    """
+    try:
+        # Not what an editor puts beside a file that it shows.
+        return [path for path in folder.iterdir() if path.suffix == ".json" and not path.name.startswith(".")]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def _is_anothers(path: Path) -> bool:

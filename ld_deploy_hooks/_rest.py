@@ -45,6 +45,10 @@ class Rest:
         delivered = self._journal.sent
         return self._store.leave(steps, delivered) if steps or delivered else None
 
+    def beside(self) -> str | None:
+        """Return the line that says what is still left beside the outbox, by any process; None if nothing is."""
+        return self._store.not_taken_up()
+
     def stop(self, timeout: float) -> None:
         """Send nothing more; what is under way has so many seconds to be answered."""
         if self._sender is not None:

@@ -13,7 +13,7 @@ from ld_deploy_hooks._clock import now
 from ld_deploy_hooks._errors import OutboxError
 from ld_deploy_hooks._forking import unforkable
 from ld_deploy_hooks._future import Future
-from ld_deploy_hooks._left import Step, leave, remove, take_up
+from ld_deploy_hooks._left import Step, files_in, leave, remove, take_up
 from ld_deploy_hooks._log import say_once
 from ld_deploy_hooks._owner import HEARTBEAT, Death, Owner, death_of, forget_dead, owners_in
 from ld_deploy_hooks._records import DeploymentRecord, Identity
@@ -133,6 +133,21 @@ class Store:
         left = self._left
         if left is not None:
             self.writer.submit(lambda box: take_up(left, box)).add_done_callback(_remove_when_durable)
+
+    def not_taken_up(self) -> str | None:
+        """Return what is still left beside the outbox, or why that cannot be told; None if nothing is."""
+        if self._left is None:
+            return None
+        try:
+            files = files_in(self._left)
+        except OSError as error:
+            return f"What earlier runs have left in {self._left} cannot be looked at ({type(error).__name__})."
+        if not files:
+            return None
+        return (
+            f"{len(files)} file(s) that earlier runs have left in {self._left} could not be recorded; what they hold "
+            "is not sent. The next run tries again; a line above says what is wrong with those that no run can read."
+        )
 
     def recover(
         self, box: Outbox, *, base_uri: str | None = None, identity: Identity | None = None

@@ -204,6 +204,9 @@ def test_what_this_user_has_not_left_is_never_told(deploys: Deploys, server: Fau
     assert f"What an earlier run has left in {file} cannot be used" in ended.stderr
     assert told(server.events)["v2"] == ["started", "finished"]
     assert "finished" not in told(server.events)["v1"]
+    flushed = deploys.command("flush")
+    assert flushed.status == 1
+    assert f"1 file(s) that earlier runs have left in {left(deploys)} could not be recorded" in flushed.stderr
 
 
 def test_what_an_editor_puts_there_keeps_nothing_from_being_sent(deploys: Deploys, server: FaultServer) -> None:
@@ -221,6 +224,11 @@ def test_a_folder_that_cannot_be_looked_at_is_said(deploys: Deploys, server: Fau
     assert f"What earlier runs have left in {left(deploys)} cannot be looked at (OSError)" in ended.stderr
     assert f"`sudo chown -R $(id -u) {left(deploys)}`" in ended.stderr
     assert told(server.events) == {"v1": ["started", "finished"]}
+    flushed = deploys.command("flush")
+    assert flushed.status == 1
+    assert f"What earlier runs have left in {left(deploys)} cannot be looked at (OSError)." in flushed.stderr
+    left(deploys).unlink()
+    assert deploys.command("flush").status == 0
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="needs root, in another user's folder")

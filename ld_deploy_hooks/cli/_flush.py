@@ -81,10 +81,10 @@ def _run(arguments: argparse.Namespace) -> int:
     rejected = after.rejected - rejected_before
     if rejected > 0:
         complain(f"{rejected} event(s) were rejected: `ld-deploy status` says why")
-    left = reporter.rest.line(_MOMENT)
-    if left is not None:
-        complain(left)
-    return int(left is not None or rejected > 0)
+    left = [line for line in (reporter.rest.line(_MOMENT), reporter.rest.beside()) if line is not None]
+    for line in left:
+        complain(line)
+    return int(bool(left) or rejected > 0)
 
 
 @contextmanager
